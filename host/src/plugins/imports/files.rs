@@ -37,6 +37,23 @@ impl CallState {
     }
 }
 
+impl CallState {
+    /// A new, empty file of this name for a program to write to.
+    pub(super) async fn empty_file(&mut self, path: String) -> Result<std::fs::File, Error> {
+        self.in_directory("write", path, |directory, path| {
+            let mut options = OpenOptions::new();
+            options.write(true).append(true).create_new(true).mode(0o600);
+            // Anew and not truncated: what still writes to an older file of this name goes on doing so.
+            match directory.remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            Ok(directory.open_with(path, &options)?.into_std())
+        })
+        .await
+    }
+}
+
 /// `.` for the directory itself; never absolute, never upwards.
 fn relative(path: &str) -> Result<&Path, Error> {
     let path = Path::new(if path.is_empty() { "." } else { path });

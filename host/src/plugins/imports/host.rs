@@ -44,4 +44,29 @@ impl Host for CallState {
     fn is_privileged(&mut self) -> bool {
         self.plugin.services.machine.privileged
     }
+
+    fn name_servers(&mut self) -> Vec<String> {
+        // Read at each call: a laptop changes networks. A small file that the system keeps in memory, so not off the runtime.
+        std::fs::read_to_string("/etc/resolv.conf").map_or_else(|_| Vec::new(), |text| name_servers(&text))
+    }
+}
+
+/// The addresses behind `nameserver` in the text of a `resolv.conf`.
+fn name_servers(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next())
+        .filter(|address| address.split('%').next().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_ok()))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_those_of_resolv_conf() {
+        let text = "# made by hand\nsearch example.org\nnameserver 10.0.0.53\n nameserver fe80::1%eth0\nnameserver nonsense\n";
+        assert_eq!(name_servers(text), ["10.0.0.53", "fe80::1%eth0"]);
+    }
 }

@@ -20,7 +20,7 @@ use super::{blocking, io_error};
 use crate::plugins::{
     bindings::{
         Error,
-        golem::provider::process::{Command as Request, ExitStatus, Host, Output, Running},
+        golem::provider::process::{Background, Command as Request, ExitStatus, Host, Output, Running},
     },
     call::CallState,
 };
@@ -46,6 +46,32 @@ impl Host for CallState {
         let path = blocking(move || locate(&program)).await?;
         let limit = Duration::from_millis(request.timeout_ms.into());
         run(request, &path, &self.plugin.directory.path, limit).await
+    }
+
+    async fn spawn(&mut self, request: Background) -> Result<u32, Error> {
+        self.plugin.grants.program(&request.program)?;
+        let plugin = self.plugin.clone();
+        let output = self.empty_file(request.output.clone()).await?;
+        let runtime = tokio::runtime::Handle::current();
+        blocking(move || {
+            // Its end is noticed by the runtime, so that it leaves no zombie.
+            let _runtime = runtime.enter();
+            let path = locate(&request.program)?;
+            let failed = |error: std::io::Error| io_error("run", &path, &error);
+            let mut command = bare(&path, &request.arguments, &plugin.directory.path);
+            command
+                .stdin(Stdio::null())
+                .stdout(output.try_clone().map_err(failed)?)
+                .stderr(output);
+            // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid is one, and nothing is allocated.
+            // In a session of its own the program survives the terminal that the provider was started from.
+            unsafe {
+                command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+            }
+            let child = command.spawn().map_err(failed)?;
+            child.id().ok_or_else(|| Error::Internal(format!("`{}` ended at once", request.program)))
+        })
+        .await
     }
 
     async fn processes(&mut self) -> Result<Vec<Running>, Error> {
@@ -99,13 +125,8 @@ async fn run(
     directory: &Path,
     limit: Duration,
 ) -> Result<Output, Error> {
-    let mut command = Command::new(path);
+    let mut command = bare(path, &request.arguments, directory);
     command
-        .args(&request.arguments)
-        .current_dir(directory)
-        .env_clear()
-        .env("PATH", SYSTEM_DIRECTORIES)
-        .env("LANG", "C.UTF-8")
         .stdin(if request.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -127,6 +148,18 @@ async fn run(
             limit.as_secs_f32()
         ))),
     }
+}
+
+/// A program with nothing of the provider's about it.
+fn bare(path: &Path, arguments: &[String], directory: &Path) -> Command {
+    let mut command = Command::new(path);
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .env("PATH", SYSTEM_DIRECTORIES)
+        .env("LANG", "C.UTF-8");
+    command
 }
 
 /// Kills a program together with the children it started, unless it ended by itself. Dropped also when the call is.
