@@ -1,0 +1,20 @@
+//! Everything that differs from operator to operator is a plugin; this is where they are loaded and called.
+//!
+//! Domain modules see a plugin only through the trait of its kind (here [`VmBackend`]). What implements it, a
+//! WebAssembly component behind an engine, is nobody else's concern, and unit tests put an in-memory one in its place.
+//! Only this module knows wasmtime. It may call `store` for the plugins' durable state; it calls nothing further out.
+
+mod bindings;
+mod bundled;
+mod call;
+pub mod catalog;
+mod component;
+pub mod engine;
+mod imports;
+pub mod manifest;
+pub mod vm_backend;
+mod vm_component;
+
+pub use imports::{StateError, StateStore};
+pub use vm_backend::VmBackend;
+pub use vm_component::{Finding, Severity};

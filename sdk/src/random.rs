@@ -1,0 +1,3 @@
+//! Randomness fit for keys.
+
+pub use crate::bindings::golem::provider::random::bytes;
