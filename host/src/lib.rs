@@ -4,3 +4,7 @@
 //! (The map of the house comes here.)
 
 pub mod plugins;
+pub mod ports;
+pub mod resources;
+pub mod store;
+pub mod vms;
