@@ -5,6 +5,7 @@
 
 pub mod plugins;
 pub mod ports;
+pub mod proxy;
 pub mod resources;
 pub mod store;
 pub mod vms;
