@@ -4,4 +4,9 @@
 //! (The map of the house comes here.)
 
 pub mod plugins;
+pub mod ports;
+pub mod proxy;
+pub mod resources;
 pub mod settings;
+pub mod store;
+pub mod vms;

@@ -27,20 +27,15 @@ pub fn read(text: &str) -> Dotenv {
     read
 }
 
-/// Which line it is, by number and key alone.
-fn describe(text: &str, line: &str) -> String {
-    let first = line.lines().next().unwrap_or_default().trim_end();
-    let number =
-        text.lines().position(|candidate| candidate.trim_end() == first).map(|index| index + 1);
-    let key = first
-        .split_once('=')
-        .map(|(key, _)| key.trim().trim_start_matches("export ").trim().to_owned());
-    let place = match (number, key) {
-        (Some(number), Some(key)) => format!("line {number} ({key})"),
-        (Some(number), None) => format!("line {number}"),
-        (None, Some(key)) => format!("the line of {key}"),
-        (None, None) => "a line".into(),
-    };
+/// Which line it is, by number and key alone. `dotenvy` hands back the line, or what of it it could not read.
+fn describe(text: &str, unread: &str) -> String {
+    let unread = unread.lines().next().unwrap_or_default().trim();
+    let found = text.lines().enumerate().find(|(_, line)| line.contains(unread));
+    let place = found.map(|(index, line)| match line.split_once('=') {
+        Some((key, _)) if is_key(key) => format!("line {} ({})", index + 1, key.trim()),
+        _ => format!("line {}", index + 1),
+    });
+    let place = place.as_deref().unwrap_or("a line");
     format!(
         "{place} is not KEY=VALUE; put a value with spaces or special characters between single quotes"
     )

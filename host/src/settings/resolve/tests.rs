@@ -189,7 +189,7 @@ fn a_misspelt_key_is_refused_with_the_closest_known_name() {
         ("GOLEM_PROVIDER_MAXVMS", "GOLEM_PROVIDER_MAX_VMS"),
         ("GOLEM_PROVIDER_RATE_LIMIT_PER_MINUTES", "GOLEM_PROVIDER_RATE_LIMIT_PER_MINUTE"),
         ("GOLEM_PROVIDER_port", "GOLEM_PROVIDER_PORT"),
-        ("GOLEM_PROVIDER_PLUGIN_", "GOLEM_PROVIDER_PLUGIN_DIR"),
+        ("GOLEM_PROVIDER_PLUGINDIR", "GOLEM_PROVIDER_PLUGIN_DIR"),
         ("GOLEM_ENVIROMENT", "GOLEM_ENVIRONMENT"),
     ] {
         let problems = machine.problems(&[(wrong, "10")]);

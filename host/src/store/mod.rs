@@ -1,0 +1,5 @@
+//! The provider's durable state.
+
+mod error;
+
+pub use error::StoreError;
