@@ -3,10 +3,13 @@
 //!
 //! (The map of the house comes here.)
 
+pub mod cli;
+pub mod payments;
 pub mod plugins;
 pub mod ports;
 pub mod proxy;
 pub mod resources;
 pub mod settings;
 pub mod store;
+pub mod telemetry;
 pub mod vms;
