@@ -3,6 +3,7 @@
 //!
 //! (The map of the house comes here.)
 
+pub mod api;
 pub mod cli;
 pub mod payments;
 pub mod plugins;
