@@ -11,6 +11,7 @@ use ssh_key::{Algorithm, PublicKey, public::KeyData};
 use uuid::Uuid;
 
 pub use crate::plugins::vm_backend::Progress;
+use crate::resources::Amounts;
 
 /// A VM as the provider knows it. A snapshot: the service replaces it as a whole, nobody changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +159,16 @@ impl Resources {
             Ok(Resources { cpu_cores, memory_gb, storage_gb })
         } else {
             Err(problems)
+        }
+    }
+}
+
+impl From<Resources> for Amounts {
+    fn from(resources: Resources) -> Amounts {
+        Amounts {
+            cpu_cores: resources.cpu_cores.into(),
+            memory_gb: resources.memory_gb.into(),
+            storage_gb: resources.storage_gb.into(),
         }
     }
 }
