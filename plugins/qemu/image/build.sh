@@ -56,7 +56,7 @@ apt_site() {
 }
 
 # Names of files and what is in them; not their times or owners.
-digest_of() { (cd "$here" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-12; }
+digest_of() { (cd "$here" && find "$@" -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-12; }
 
 packages=$(sed 's/#.*//' "$here/packages.txt" | xargs | tr ' ' ',')
 packages_key=$(digest_of packages.txt bootstrap)
@@ -157,18 +157,25 @@ configure() {
   copy_tree files
   ln -s /run/systemd/resolve/resolv.conf "$root/etc/resolv.conf"
 
-  chroot "$root" systemctl enable -q systemd-networkd systemd-resolved ssh qemu-guest-agent serial-getty@ttyS0 >>"$log" 2>&1
+  chroot "$root" systemctl enable -q systemd-networkd systemd-resolved ssh qemu-guest-agent \
+    serial-getty@ttyS0 golem-cloud-init >>"$log" 2>&1
   chroot "$root" systemctl set-default -q multi-user.target >>"$log" 2>&1
   for unit in $(sed 's/#.*//' "$here/units-off.txt"); do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
   done
 
-  # The DNS stub after sshd instead of before cloud-init, which needs no names.
-  sed -e '/^Before=/d' -e 's/^After=.*/& ssh.service/' "$root/lib/systemd/system/systemd-resolved.service" \
-    >"$root/etc/systemd/system/systemd-resolved.service"
-  rm -f "$root"/etc/systemd/system/sysinit.target.wants/systemd-resolved.service
-  mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-  ln -sf ../systemd-resolved.service "$root/etc/systemd/system/multi-user.target.wants/systemd-resolved.service"
+  mkdir -p "$root/etc/systemd/system-generators"
+  for unit in $(sed 's/#.*//' "$here/generators-off.txt"); do
+    ln -sf /dev/null "$root/etc/systemd/system-generators/$unit"
+  done
+
+  # Names and the time after sshd, which needs neither.
+  for unit in systemd-resolved.service systemd-timesyncd.service; do
+    sed -e '/^Before=/d' -e 's/^After=.*/& ssh.service/' "$root/lib/systemd/system/$unit" >"$root/etc/systemd/system/$unit"
+    grep -q 'ssh.service' "$root/etc/systemd/system/$unit" || sed -i 's/^\[Unit\]/&\nAfter=ssh.service/' "$root/etc/systemd/system/$unit"
+    rm -f "$root/etc/systemd/system/sysinit.target.wants/$unit"
+    ln -sf "../$unit" "$root/etc/systemd/system/multi-user.target.wants/$unit"
+  done
 
   # No user manager (systemd --user) for every login.
   sed -i 's/^session.*pam_systemd.so.*/# slim: &/' "$root/etc/pam.d/common-session"
