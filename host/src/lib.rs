@@ -4,3 +4,4 @@
 //! (The map of the house comes here.)
 
 pub mod plugins;
+pub mod proxy;
