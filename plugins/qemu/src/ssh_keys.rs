@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The guest may still be installing the helper: SSH answers before cloud-init has finished.
-const ADD_TIMEOUT: Duration = Duration::from_secs(120);
+const ADD_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long one way is tried before the other.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
