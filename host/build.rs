@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(list, "    ({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.wasm\"))),")?;
     }
     list.push(']');
+    // The unit tests load plugins that are not bundled from there.
+    println!("cargo::rustc-env=GOLEM_PLUGINS_BUILD_DIR={}", built.display());
     fs::write(out.join("bundled.rs"), list)?;
     Ok(())
 }

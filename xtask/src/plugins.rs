@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use wasm_encoder::{ComponentSection, CustomSection};
 use wit_component::ComponentEncoder;
 
 use crate::guest_toolchain::{GuestToolchain, Preference, TARGET};
@@ -19,6 +20,9 @@ use crate::workspace::{PluginCrate, Workspace};
 
 /// The cargo profile of what is shipped as a component.
 const PROFILE: &str = "plugin";
+
+/// The custom section that the provider reads a plugin's manifest from.
+const MANIFEST_SECTION: &str = "golem:plugin-manifest";
 
 /// Builds the plugins as WebAssembly components into target/plugins/
 ///
@@ -53,8 +57,9 @@ pub fn build(workspace: &Workspace, toolchain: GuestToolchain) -> Result<()> {
                 plugin.package
             );
         };
-        let component =
+        let mut component =
             encode(module).with_context(|| format!("making a component of {}", plugin.package))?;
+        append_manifest(&mut component, &plugin.manifest)?;
         write_if_changed(&directory.join(format!("{}.wasm", plugin.name)), &component)?;
     }
     remove_others(&directory, &workspace.plugins)?;
@@ -128,6 +133,18 @@ fn encode(module: &Path) -> Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(&bytes)?.encode()
 }
 
+/// Puts the text of the plugin's manifest, if there is one, into its component.
+fn append_manifest(component: &mut Vec<u8>, manifest: &Path) -> Result<()> {
+    let text = match fs::read(manifest) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", manifest.display())),
+    };
+    CustomSection { name: MANIFEST_SECTION.into(), data: text.into() }
+        .append_to_component(component);
+    Ok(())
+}
+
 fn write_if_changed(file: &Path, bytes: &[u8]) -> Result<()> {
     let size = format!("{} KB", bytes.len().div_ceil(1000));
     if fs::read(file).is_ok_and(|present| present == bytes) {
@@ -161,7 +178,11 @@ mod tests {
     use super::*;
 
     fn plugin(name: &str) -> PluginCrate {
-        PluginCrate { package: format!("golem-plugin-{name}"), name: name.to_owned() }
+        PluginCrate {
+            package: format!("golem-plugin-{name}"),
+            name: name.to_owned(),
+            manifest: PathBuf::new(),
+        }
     }
 
     #[test]

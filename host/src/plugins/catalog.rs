@@ -196,6 +196,13 @@ impl Catalog {
         check_settings(&description.settings_schema, &settings).map_err(|problem| {
             PluginError::Settings { name: name.to_owned(), file: configuration_file, problem }
         })?;
+        tracing::debug!(
+            plugin.name = %name,
+            "loaded {name} {} from {origin} ({}): {}",
+            description.version,
+            description.license,
+            description.summary
+        );
         let findings = backend.probe().await.map_err(silent)?;
         Ok(ProbedBackend { backend: Arc::new(backend), version: description.version, findings })
     }
