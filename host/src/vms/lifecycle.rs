@@ -184,6 +184,8 @@ pub(super) fn recover(phase: Phase, holds: bool, sight: &Sight) -> Recovery {
             "the machine is gone: its backend does not know it any more; delete this VM".to_owned(),
         ),
         (Phase::Stopped, Sight::There { power: PowerState::Running, .. }) => Recovery::CameBack,
+        // Somebody starts it; when it has come up it is to be recorded.
+        (Phase::Stopped, Sight::There { power: PowerState::Starting, .. }) => Recovery::Resume(Operation::Start),
         (Phase::Running | Phase::Stopped, _) => Recovery::Nothing,
         _ => unfinished(phase, holds).map_or(Recovery::Nothing, Recovery::Resume),
     }
@@ -281,6 +283,9 @@ mod tests {
                         assert_eq!(recovery, Recovery::Resume(Operation::Undo))
                     }
                     (Some(operation), _) => assert_eq!(recovery, Recovery::Resume(operation)),
+                    (None, Sight::There { power: PowerState::Starting, .. }) if phase == Phase::Stopped => {
+                        assert_eq!(recovery, Recovery::Resume(Operation::Start));
+                    }
                     (None, _) => assert!(!matches!(recovery, Recovery::Resume(_))),
                 }
             }
