@@ -224,9 +224,7 @@ impl Inner {
                 let source = BackendError::new(BackendErrorKind::Internal, message);
                 return Err(self.note_failure(slot, &vm, "stopped", source).await);
             }
-            Err(error) if is_not_found(&error) => {
-                Some("the machine is gone; delete this VM".to_owned())
-            }
+            Err(error) if is_not_found(&error) => Some(lifecycle::GONE.to_owned()),
             Err(source) => return Err(self.note_failure(slot, &vm, "stopped", source).await),
         };
         self.aim(slot, &vm, None);

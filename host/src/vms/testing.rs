@@ -17,11 +17,13 @@ use std::{
 use async_trait::async_trait;
 use tempfile::TempDir;
 
-use super::{Backends, Deadlines, NewVm, Resources, VmName, VmService, VmServiceConfig, VmServiceParts};
+use super::{
+    Backends, Deadlines, NewVm, Resources, VmName, VmService, VmServiceConfig, VmServiceParts,
+};
 use crate::{
     plugins::vm_backend::{
-        BackendError, BackendErrorKind, BootLimits, Image, Instance, InstanceSpec, PowerState, Progress, ProgressSink,
-        VmBackend,
+        BackendError, BackendErrorKind, BootLimits, Image, Instance, InstanceSpec, PowerState,
+        Progress, ProgressSink, VmBackend,
     },
     ports::PortAllocator,
     proxy::{Proxy, ProxyConfig},
@@ -209,7 +211,8 @@ impl MemoryBackend {
             let next = world.faults.get_mut(&call).and_then(VecDeque::pop_front);
             next.or_else(|| world.always.get(&call).copied())
         };
-        let failed = |kind| Err(BackendError::new(kind, format!("{call:?} went wrong, as the test wanted")));
+        let failed =
+            |kind| Err(BackendError::new(kind, format!("{call:?} went wrong, as the test wanted")));
         match fault {
             None => work(&mut self.world()),
             Some(Fault::Fail(kind)) => failed(kind),
@@ -234,7 +237,8 @@ impl World {
     }
 
     fn seen(&self, id: &str, power: PowerState) -> Instance {
-        let runs = matches!(power, PowerState::Starting | PowerState::Running | PowerState::Stopping);
+        let runs =
+            matches!(power, PowerState::Starting | PowerState::Running | PowerState::Stopping);
         Instance {
             id: id.to_owned(),
             power,
@@ -269,7 +273,9 @@ impl VmBackend for MemoryBackend {
 
     async fn images(&self) -> Result<Vec<Image>, BackendError> {
         let images = || {
-            ["22.04", "24.04"].map(|alias| Image { alias: alias.to_owned(), description: alias.to_owned() }).to_vec()
+            ["22.04", "24.04"]
+                .map(|alias| Image { alias: alias.to_owned(), description: alias.to_owned() })
+                .to_vec()
         };
         self.call(Call::Images, "", |_| images(), |_| Ok(images())).await
     }
@@ -278,7 +284,11 @@ impl VmBackend for MemoryBackend {
         self.call(Call::Limits, "", |world| world.limits, |world| Ok(world.limits)).await
     }
 
-    async fn create(&self, spec: &InstanceSpec, progress: ProgressSink) -> Result<Instance, BackendError> {
+    async fn create(
+        &self,
+        spec: &InstanceSpec,
+        progress: ProgressSink,
+    ) -> Result<Instance, BackendError> {
         progress(Progress { stage: "preparing the disk".to_owned(), percent: Some(50) });
         let id = spec.id.as_str();
         self.call(
@@ -299,10 +309,20 @@ impl VmBackend for MemoryBackend {
     }
 
     async fn start(&self, id: &str, _progress: ProgressSink) -> Result<Instance, BackendError> {
-        self.call(Call::Start, id, |world| world.seen(id, PowerState::Starting), |world| world.start(id)).await
+        self.call(
+            Call::Start,
+            id,
+            |world| world.seen(id, PowerState::Starting),
+            |world| world.start(id),
+        )
+        .await
     }
 
-    async fn await_ready(&self, id: &str, _progress: ProgressSink) -> Result<Instance, BackendError> {
+    async fn await_ready(
+        &self,
+        id: &str,
+        _progress: ProgressSink,
+    ) -> Result<Instance, BackendError> {
         struct Booting<'a>(&'a MemoryBackend);
         impl Drop for Booting<'_> {
             fn drop(&mut self) {
@@ -365,7 +385,13 @@ impl VmBackend for MemoryBackend {
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, BackendError> {
-        self.call(Call::Inspect, id, |world| world.seen(id, PowerState::Stopped), |world| world.instance(id)).await
+        self.call(
+            Call::Inspect,
+            id,
+            |world| world.seen(id, PowerState::Stopped),
+            |world| world.instance(id),
+        )
+        .await
     }
 
     async fn inspect_all(&self) -> Result<Vec<Instance>, BackendError> {
@@ -383,7 +409,10 @@ impl VmBackend for MemoryBackend {
             |world| {
                 let machine = world.machine(id)?;
                 if machine.power != PowerState::Running {
-                    return Err(BackendError::new(BackendErrorKind::FailedPrecondition, "it does not run"));
+                    return Err(BackendError::new(
+                        BackendErrorKind::FailedPrecondition,
+                        "it does not run",
+                    ));
                 }
                 if !machine.keys.iter().any(|have| have == key) {
                     machine.keys.push(key.to_owned());
@@ -459,7 +488,8 @@ impl Fixture {
 
     pub async fn start_with(&self, backends: Backends) -> Node {
         let store = Store::open(self.directory.path()).await.unwrap();
-        let proxy = Proxy::new(ProxyConfig { bind: Ipv4Addr::LOCALHOST.into(), ..ProxyConfig::default() });
+        let proxy =
+            Proxy::new(ProxyConfig { bind: Ipv4Addr::LOCALHOST.into(), ..ProxyConfig::default() });
         let parts = VmServiceParts {
             store: store.clone(),
             proxy: proxy.clone(),

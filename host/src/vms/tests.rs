@@ -39,7 +39,9 @@ async fn settle(node: &Node) {
     eventually("everything settles", || {
         let idle = node.service.inner().registry.idle();
         idle.len() == node.service.list().len()
-            && idle.iter().all(|idle| lifecycle::unfinished(idle.vm.phase, idle.vm.ssh_port.is_some()).is_none())
+            && idle.iter().all(|idle| {
+                lifecycle::unfinished(idle.vm.phase, idle.vm.ssh_port.is_some()).is_none()
+            })
     })
     .await;
 }
@@ -48,8 +50,13 @@ async fn settle(node: &Node) {
 async fn everything_is_accounted_for(fixture: &Fixture, node: &Node) {
     let vms = node.service.list();
 
-    let rows: Vec<Vm> = node.store.vms().await.unwrap().into_iter().map(|record| record.vm).collect();
-    assert_eq!(rows, vms.iter().map(|vm| (**vm).clone()).collect::<Vec<_>>(), "memory and store agree");
+    let rows: Vec<Vm> =
+        node.store.vms().await.unwrap().into_iter().map(|record| record.vm).collect();
+    assert_eq!(
+        rows,
+        vms.iter().map(|vm| (**vm).clone()).collect::<Vec<_>>(),
+        "memory and store agree"
+    );
 
     let machines = fixture.backend.machines();
     for (id, machine) in &machines {
@@ -58,13 +65,17 @@ async fn everything_is_accounted_for(fixture: &Fixture, node: &Node) {
         let agree = match machine.power {
             // A machine that reboots is one that runs.
             PowerState::Running | PowerState::Starting => vm.phase == Phase::Running,
-            PowerState::Stopping | PowerState::Stopped | PowerState::Crashed => vm.phase != Phase::Running,
+            PowerState::Stopping | PowerState::Stopped | PowerState::Crashed => {
+                vm.phase != Phase::Running
+            }
         };
         assert!(agree, "machine {id} is {:?}, VM is {}", machine.power, vm.phase);
     }
     for vm in &vms {
         assert!(
-            machines.contains_key(&vm.id) || vm.phase == Phase::Failed || vm.error_message.is_some(),
+            machines.contains_key(&vm.id)
+                || vm.phase == Phase::Failed
+                || vm.error_message.is_some(),
             "{} says nothing of its machine being gone",
             vm.id
         );
@@ -79,7 +90,8 @@ async fn everything_is_accounted_for(fixture: &Fixture, node: &Node) {
     }
 
     let allocated = node.service.resources().allocated;
-    let cores: u32 = vms.iter().filter(|vm| vm.ssh_port.is_some()).map(|vm| vm.resources.cpu_cores).sum();
+    let cores: u32 =
+        vms.iter().filter(|vm| vm.ssh_port.is_some()).map(|vm| vm.resources.cpu_cores).sum();
     assert_eq!(allocated.cpu_cores, u64::from(cores));
 
     for job in node.store.jobs().await.unwrap() {

@@ -22,7 +22,8 @@ async fn fifty_creates_at_once_for_the_room_of_three_make_three() {
     fixture.machine.memory_total_bytes = 4 * GB;
     fixture.machine.memory_available_bytes = 4 * GB;
     let node = fixture.start().await;
-    let results = join_all((0..50).map(|number| node.service.create(small(&format!("vm-{number}"))))).await;
+    let results =
+        join_all((0..50).map(|number| node.service.create(small(&format!("vm-{number}"))))).await;
     let (made, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     assert_eq!((made.len(), refused.len()), (3, 47));
     for refusal in refused {
@@ -65,12 +66,18 @@ async fn everything_that_can_be_refused_is_refused_before_anything_is_made() {
     let mut unknown = small("web");
     unknown.image = Some("--mount=/etc:/mnt".to_owned());
     let error = node.service.create(unknown).await.err().unwrap();
-    assert_eq!(error.to_string(), "unknown image '--mount=/etc:/mnt'; this provider has 22.04, 24.04");
+    assert_eq!(
+        error.to_string(),
+        "unknown image '--mount=/etc:/mnt'; this provider has 22.04, 24.04"
+    );
 
     let mut huge = small("web");
     huge.resources = Resources::new(1, 1, 5000).unwrap();
     let error = node.service.create(huge).await.err().unwrap();
-    assert!(error.to_string().contains("not enough storage: 5000 GB of storage asked for, 3600 left"), "{error}");
+    assert!(
+        error.to_string().contains("not enough storage: 5000 GB of storage asked for, 3600 left"),
+        "{error}"
+    );
 
     fixture.backend.next(Call::Images, Fault::Fail(BackendErrorKind::Unavailable));
     assert!(matches!(node.service.create(small("web")).await, Err(VmError::Backend { .. })));
@@ -86,12 +93,18 @@ async fn everything_that_can_be_refused_is_refused_before_anything_is_made() {
     }
     let error = node.service.create(small("three")).await.err().unwrap();
     let (from, last) = (fixture.ports.start, fixture.ports.end - 1);
-    assert!(error.to_string().starts_with(&format!("no SSH port is free among {from}-{last}")), "{error}");
+    assert!(
+        error.to_string().starts_with(&format!("no SSH port is free among {from}-{last}")),
+        "{error}"
+    );
     node.kill().await;
 
     fixture.config.max_vms = 2;
     let node = fixture.start().await;
-    assert!(matches!(node.service.create(small("three")).await, Err(VmError::TooManyVms { max: 2 })));
+    assert!(matches!(
+        node.service.create(small("three")).await,
+        Err(VmError::TooManyVms { max: 2 })
+    ));
     assert_eq!(fixture.backend.count(Call::Create), 2);
     node.kill().await;
 }
@@ -134,7 +147,11 @@ async fn a_failed_create_gives_everything_back_wherever_it_fails() {
         let error = ticket.finished().await.unwrap_err();
         assert!(matches!(error, VmError::Backend { .. }), "{call:?} {fault:?}: {error}");
         let vm = node.service.get("web").unwrap();
-        assert_eq!((vm.phase, vm.phase.status(), vm.ssh_port), (Phase::Failed, "error", None), "{call:?} {fault:?}");
+        assert_eq!(
+            (vm.phase, vm.phase.status(), vm.ssh_port),
+            (Phase::Failed, "error", None),
+            "{call:?} {fault:?}"
+        );
         let job = node.service.job(&job).unwrap();
         assert_eq!((job.status, &job.error), (JobStatus::Failed, &vm.error_message));
         assert!(fixture.backend.machines().is_empty(), "{call:?} {fault:?}");
@@ -159,7 +176,11 @@ async fn a_failed_create_holds_what_it_has_until_the_backend_confirms_that_nothi
     let ticket = node.service.create(small("web")).await.unwrap();
     let job = ticket.job.id;
     ticket.finished().await.unwrap_err();
-    assert_eq!(node.service.job(&job).unwrap().status, JobStatus::Failed, "its requestor need not wait");
+    assert_eq!(
+        node.service.job(&job).unwrap().status,
+        JobStatus::Failed,
+        "its requestor need not wait"
+    );
     let vm = node.service.get("web").unwrap();
     assert_eq!((vm.phase, node.service.resources().allocated.cpu_cores), (Phase::Failed, 1));
     assert!(matches!(node.service.create(small("web")).await, Err(VmError::NameTaken { .. })));
@@ -204,7 +225,10 @@ async fn a_caller_that_goes_away_ends_nothing() {
     drop(node.service.create(small("web")).await.unwrap());
     phase_becomes(&node, "web", Phase::Running).await;
     let stop = node.service.stop("web");
-    assert!(tokio::time::timeout(Duration::ZERO, stop).await.is_err() || fixture.backend.count(Call::Stop) > 0);
+    assert!(
+        tokio::time::timeout(Duration::ZERO, stop).await.is_err()
+            || fixture.backend.count(Call::Stop) > 0
+    );
     phase_becomes(&node, "web", Phase::Stopped).await;
     node.kill().await;
 }

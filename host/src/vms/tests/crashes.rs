@@ -56,9 +56,11 @@ async fn a_create_that_was_cut_off_before_there_was_a_machine_has_failed_after_t
 
 #[tokio::test]
 async fn a_create_that_was_cut_off_later_goes_on_after_the_restart() {
-    for (call, fault) in
-        [(Call::Create, Fault::HangAfter), (Call::AwaitReady, Fault::Hang), (Call::AwaitReady, Fault::HangAfter)]
-    {
+    for (call, fault) in [
+        (Call::Create, Fault::HangAfter),
+        (Call::AwaitReady, Fault::Hang),
+        (Call::AwaitReady, Fault::HangAfter),
+    ] {
         let fixture = Fixture::default();
         let node = fixture.start().await;
         killed_in(&fixture, node, call, fault, Request::Create).await;
@@ -97,7 +99,10 @@ async fn what_was_under_way_when_the_provider_died_is_finished_by_the_next_start
         settle(&node).await;
         assert_eq!(node.service.get("web").ok().map(|vm| vm.phase), end, "{call:?} {fault:?}");
         if let Ok(after) = node.service.get("web") {
-            assert_eq!((&after.id, after.ssh_port, after.created_at), (&vm.id, vm.ssh_port, vm.created_at));
+            assert_eq!(
+                (&after.id, after.ssh_port, after.created_at),
+                (&vm.id, vm.ssh_port, vm.created_at)
+            );
         }
         everything_is_accounted_for(&fixture, &node).await;
         node.kill().await;
@@ -116,7 +121,15 @@ async fn running_and_stopped_vms_are_the_same_after_a_restart_with_the_same_port
     settle(&node).await;
     let before = node.service.list();
     node.stop(false).await;
-    assert_eq!(fixture.backend.machines().values().filter(|machine| machine.power == PowerState::Running).count(), 1);
+    assert_eq!(
+        fixture
+            .backend
+            .machines()
+            .values()
+            .filter(|machine| machine.power == PowerState::Running)
+            .count(),
+        1
+    );
     let node = fixture.start().await;
     assert_eq!(node.service.list(), before);
     everything_is_accounted_for(&fixture, &node).await;
@@ -138,7 +151,8 @@ async fn a_machine_that_died_while_the_provider_was_away_is_stopped_and_says_so(
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_answer_at_the_start_leaves_everything_as_it_is_and_is_asked_again() {
+async fn a_backend_that_does_not_answer_at_the_start_leaves_everything_as_it_is_and_is_asked_again()
+{
     for fault in [Fault::Fail(BackendErrorKind::Unavailable), Fault::Hang] {
         let fixture = Fixture::default();
         let node = fixture.start().await;
@@ -168,7 +182,8 @@ async fn a_machine_that_no_vm_has_is_cleared_away_but_never_another_providers() 
     assert!(fixture.backend.machines().contains_key(&deleted.id), "the backend lied");
     fixture.backend.plant("golem-web-20200101-000000");
     fixture.backend.plant("someone-elses");
-    eventually("ours is cleared away", || !fixture.backend.machines().contains_key(&deleted.id)).await;
+    eventually("ours is cleared away", || !fixture.backend.machines().contains_key(&deleted.id))
+        .await;
     fixture.backend.plant(&deleted.id);
     node.kill().await;
     let node = fixture.start().await;
@@ -232,11 +247,19 @@ async fn a_shutdown_that_stops_vms_stops_them_all_and_ends_in_time_even_if_one_h
     }
     fixture.backend.next(Call::Stop, Fault::Hang);
     tokio::time::timeout(Duration::from_secs(5), node.stop(true)).await.unwrap();
-    let running = fixture.backend.machines().values().filter(|machine| machine.power == PowerState::Running).count();
+    let running = fixture
+        .backend
+        .machines()
+        .values()
+        .filter(|machine| machine.power == PowerState::Running)
+        .count();
     assert_eq!(running, 1, "the one whose stop hung");
     let node = fixture.start().await;
     settle(&node).await;
-    assert!(node.service.list().iter().all(|vm| vm.phase == Phase::Stopped), "finished by the next start");
+    assert!(
+        node.service.list().iter().all(|vm| vm.phase == Phase::Stopped),
+        "finished by the next start"
+    );
     everything_is_accounted_for(&fixture, &node).await;
     node.kill().await;
 }

@@ -17,7 +17,8 @@ use crate::{
     },
 };
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio alice";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio alice";
 
 /// Something that says `hello` to whoever connects.
 fn greeter() -> SocketAddr {
@@ -35,7 +36,8 @@ fn greeter() -> SocketAddr {
 async fn read_from(port: u16) -> String {
     tokio::task::spawn_blocking(move || {
         let mut text = String::new();
-        let _ = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| stream.read_to_string(&mut text));
+        let _ = TcpStream::connect(("127.0.0.1", port))
+            .and_then(|mut stream| stream.read_to_string(&mut text));
         text
     })
     .await
@@ -62,14 +64,24 @@ async fn a_vm_is_made_stopped_started_and_deleted() {
     assert_eq!(node.service.get(&vm.id).unwrap(), vm);
     let machine = &fixture.backend.machines()[&vm.id];
     assert_eq!((machine.spec.memory_mib, machine.spec.storage_mib), (1024, 10240));
-    assert_eq!((machine.spec.image.as_str(), machine.spec.ssh_authorized_keys.as_slice()), ("24.04", &[KEY.to_owned()][..]));
+    assert_eq!(
+        (machine.spec.image.as_str(), machine.spec.ssh_authorized_keys.as_slice()),
+        ("24.04", &[KEY.to_owned()][..])
+    );
     let port = vm.ssh_port.unwrap();
     assert_eq!(read_from(port).await, "hello");
 
     let stopped = node.service.stop("web").await.unwrap();
-    assert_eq!((stopped.phase, stopped.ssh_port, &stopped.ip_address), (Phase::Stopped, Some(port), &None));
+    assert_eq!(
+        (stopped.phase, stopped.ssh_port, &stopped.ip_address),
+        (Phase::Stopped, Some(port), &None)
+    );
     assert_eq!(read_from(port).await, "", "a stopped VM's connections are reset");
-    assert_eq!(node.service.stop("web").await.unwrap().phase, Phase::Stopped, "a repeated stop is a success");
+    assert_eq!(
+        node.service.stop("web").await.unwrap().phase,
+        Phase::Stopped,
+        "a repeated stop is a success"
+    );
 
     let started = node.service.start_vm(&vm.id).await.unwrap();
     assert_eq!((started.phase, started.ssh_port), (Phase::Running, Some(port)));
@@ -100,7 +112,10 @@ async fn two_operations_at_the_same_moment_give_one_winner_and_one_busy() {
     for result in [node.service.start_vm("web").await.map(drop), node.service.delete("web").await] {
         let error = result.unwrap_err();
         assert!(matches!(&error, VmError::Busy { operation: "a stop", .. }), "{error}");
-        assert_eq!(error.to_string(), "VM 'web' is busy: a stop is under way; try again when that has ended");
+        assert_eq!(
+            error.to_string(),
+            "VM 'web' is busy: a stop is under way; try again when that has ended"
+        );
     }
     assert!(stop.await.unwrap().is_err(), "it hung and was given up");
     phase_becomes(&node, "web", Phase::Stopped).await;
@@ -173,7 +188,10 @@ async fn a_stop_that_fails_is_an_error_and_is_repeated_until_the_machine_is_off(
     node.service.create(small("web")).await.unwrap().finished().await.unwrap();
     for fault in [Fault::Fail(BackendErrorKind::Unavailable), Fault::Hang] {
         fixture.backend.next(Call::Stop, fault);
-        assert!(matches!(node.service.stop("web").await, Err(VmError::Backend { .. })), "{fault:?}");
+        assert!(
+            matches!(node.service.stop("web").await, Err(VmError::Backend { .. })),
+            "{fault:?}"
+        );
         let vm = phase_becomes(&node, "web", Phase::Stopped).await;
         assert_eq!(vm.error_message, None, "the trouble is over");
         node.service.start_vm("web").await.unwrap();
@@ -196,9 +214,15 @@ async fn a_vm_that_does_not_start_is_switched_off_and_says_why() {
         (Call::Limits, Fault::Fail(kind)),
     ] {
         fixture.backend.next(call, fault);
-        assert!(matches!(node.service.start_vm("web").await, Err(VmError::Backend { .. })), "{call:?} {fault:?}");
+        assert!(
+            matches!(node.service.start_vm("web").await, Err(VmError::Backend { .. })),
+            "{call:?} {fault:?}"
+        );
         let vm = phase_becomes(&node, "web", Phase::Stopped).await;
-        assert!(vm.error_message.as_deref().unwrap().starts_with("the VM could not be started: "), "{vm:?}");
+        assert!(
+            vm.error_message.as_deref().unwrap().starts_with("the VM could not be started: "),
+            "{vm:?}"
+        );
         assert!(vm.ssh_port.is_some(), "it keeps what it has");
         settle(&node).await;
         everything_is_accounted_for(&fixture, &node).await;
@@ -297,7 +321,10 @@ async fn a_key_is_added_to_a_running_vm_only() {
     node.service.add_ssh_key("web", key.clone()).await.unwrap();
     assert_eq!(fixture.backend.machines()[&vm.id].keys, [KEY]);
     fixture.backend.next(Call::AddKey, Fault::Fail(BackendErrorKind::Internal));
-    assert!(matches!(node.service.add_ssh_key("web", key.clone()).await, Err(VmError::Backend { .. })));
+    assert!(matches!(
+        node.service.add_ssh_key("web", key.clone()).await,
+        Err(VmError::Backend { .. })
+    ));
     assert_eq!(node.service.get("web").unwrap().phase, Phase::Running);
     node.service.stop("web").await.unwrap();
     assert!(matches!(node.service.add_ssh_key("web", key).await, Err(VmError::WrongState { .. })));
@@ -317,7 +344,10 @@ async fn machines_boot_no_more_than_allowed_at_a_time_and_the_others_say_that_th
     }
     eventually("some wait", || {
         let waits = |stage: &str| stage == "waiting for other machines to boot";
-        node.service.list().iter().any(|vm| vm.progress.as_ref().is_some_and(|progress| waits(&progress.stage)))
+        node.service
+            .list()
+            .iter()
+            .any(|vm| vm.progress.as_ref().is_some_and(|progress| waits(&progress.stage)))
     })
     .await;
     for ticket in tickets {
@@ -337,5 +367,18 @@ async fn the_list_is_oldest_first() {
     }
     let names: Vec<String> = node.service.list().iter().map(|vm| vm.name.clone()).collect();
     assert_eq!(names, ["zzz", "mmm", "aaa"]);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_was_only_said_to_be_gone_is_no_longer_said_to_be() {
+    let fixture = Fixture::default();
+    let node = fixture.start().await;
+    node.service.create(small("web")).await.unwrap().finished().await.unwrap();
+    fixture.backend.next(Call::Stop, Fault::FailAfter(BackendErrorKind::NotFound));
+    let vm = node.service.stop("web").await.unwrap();
+    assert!(vm.error_message.as_deref().unwrap().contains("the machine is gone"));
+    eventually("the message goes", || node.service.get("web").unwrap().error_message.is_none())
+        .await;
     node.kill().await;
 }

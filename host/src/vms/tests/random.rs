@@ -31,7 +31,9 @@ enum Step {
     /// The provider dies and starts again.
     Kill,
     /// The provider is stopped and starts again.
-    Restart { stop_vms: bool },
+    Restart {
+        stop_vms: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,18 +95,23 @@ async fn walk(steps: Vec<Step>) {
                 });
                 Some((task, wait))
             }
-            Step::Start(vm, wait) => {
-                Some((tokio::spawn(async move { service.start_vm(NAMES[vm]).await.map(|_| None) }), wait))
-            }
-            Step::Stop(vm, wait) => {
-                Some((tokio::spawn(async move { service.stop(NAMES[vm]).await.map(|_| None) }), wait))
-            }
+            Step::Start(vm, wait) => Some((
+                tokio::spawn(async move { service.start_vm(NAMES[vm]).await.map(|_| None) }),
+                wait,
+            )),
+            Step::Stop(vm, wait) => Some((
+                tokio::spawn(async move { service.stop(NAMES[vm]).await.map(|_| None) }),
+                wait,
+            )),
             Step::Delete(vm, wait) => {
                 promised.remove(&vm);
                 if wait == Wait::No {
                     in_doubt.insert(vm);
                 }
-                Some((tokio::spawn(async move { service.delete(NAMES[vm]).await.map(|()| None) }), wait))
+                Some((
+                    tokio::spawn(async move { service.delete(NAMES[vm]).await.map(|()| None) }),
+                    wait,
+                ))
             }
             Step::Crash(vm) => {
                 if let Ok(vm) = service.get(NAMES[vm]) {
@@ -158,7 +165,10 @@ async fn walk(steps: Vec<Step>) {
     settle(&node).await;
     // One more look of the reconciler, at machines that ended meanwhile.
     let looked = fixture.backend.count(Call::InspectAll);
-    super::eventually("the reconciler looks", || fixture.backend.count(Call::InspectAll) > looked + 2).await;
+    super::eventually("the reconciler looks", || {
+        fixture.backend.count(Call::InspectAll) > looked + 2
+    })
+    .await;
     settle(&node).await;
     everything_is_accounted_for(&fixture, &node).await;
     for vm in promised.difference(&in_doubt) {
@@ -168,7 +178,12 @@ async fn walk(steps: Vec<Step>) {
 
     // Nothing is stuck: each can be deleted, and then nothing is left but the jobs of creates that failed.
     for vm in node.service.list() {
-        assert!(matches!(vm.phase, Phase::Running | Phase::Stopped | Phase::Failed), "{} is {}", vm.name, vm.phase);
+        assert!(
+            matches!(vm.phase, Phase::Running | Phase::Stopped | Phase::Failed),
+            "{} is {}",
+            vm.name,
+            vm.phase
+        );
         node.service.delete(&vm.id).await.unwrap();
     }
     assert!(fixture.backend.machines().is_empty());
@@ -178,7 +193,7 @@ async fn walk(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_of_requests_failures_and_restarts_leaves_no_leak_and_no_stuck_vm(steps in steps()) {
