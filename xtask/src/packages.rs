@@ -28,39 +28,19 @@ pub struct Need {
 }
 
 const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Need {
-    Need {
-        evidence: Evidence::Program(name),
-        package,
-        purpose,
-    }
+    Need { evidence: Evidence::Program(name), package, purpose }
 }
 
 #[cfg(target_arch = "aarch64")]
-const QEMU: Need = program(
-    "qemu-system-aarch64",
-    "qemu-system-arm",
-    "run virtual machines",
-);
+const QEMU: Need = program("qemu-system-aarch64", "qemu-system-arm", "run virtual machines");
 #[cfg(not(target_arch = "aarch64"))]
-const QEMU: Need = program(
-    "qemu-system-x86_64",
-    "qemu-system-x86",
-    "run virtual machines",
-);
+const QEMU: Need = program("qemu-system-x86_64", "qemu-system-x86", "run virtual machines");
 
 /// What the provider itself uses, and what it takes to build it beside Rust.
 pub const PROVIDER: &[Need] = &[
     QEMU,
-    program(
-        "qemu-img",
-        "qemu-utils",
-        "make the disks of virtual machines",
-    ),
-    program(
-        "nft",
-        "nftables",
-        "keep virtual machines away from this machine's own services",
-    ),
+    program("qemu-img", "qemu-utils", "make the disks of virtual machines"),
+    program("nft", "nftables", "keep virtual machines away from this machine's own services"),
     program("ssh", "openssh-client", "log in to virtual machines"),
     program("curl", "curl", "talk to the provider's API from a shell"),
     program("gcc", "gcc", "build the database library"),
@@ -73,11 +53,7 @@ pub const PROVIDER: &[Need] = &[
 
 /// What building a disk image on this machine takes.
 pub const IMAGE_BUILDER: &[Need] = &[
-    program(
-        "mmdebstrap",
-        "mmdebstrap",
-        "install Debian into a directory",
-    ),
+    program("mmdebstrap", "mmdebstrap", "install Debian into a directory"),
     program("mke2fs", "e2fsprogs", "make the image's file system"),
     program("sfdisk", "fdisk", "partition the image"),
     Need {
@@ -85,11 +61,7 @@ pub const IMAGE_BUILDER: &[Need] = &[
         package: "grub-pc-bin",
         purpose: "make the image bootable by firmware",
     },
-    program(
-        "grub-mkimage",
-        "grub-common",
-        "make the image bootable by firmware",
-    ),
+    program("grub-mkimage", "grub-common", "make the image bootable by firmware"),
     Need {
         evidence: Evidence::File(&["/usr/share/keyrings/debian-archive-keyring.gpg"]),
         package: "debian-archive-keyring",
@@ -178,9 +150,7 @@ pub fn root_prefix() -> Option<&'static [&'static str]> {
     if user_id() == Some(0) {
         return Some(&[]);
     }
-    ui::output_of(Command::new("sudo").args(["-n", "true"]))
-        .is_some()
-        .then_some(&["sudo", "-n"])
+    ui::output_of(Command::new("sudo").args(["-n", "true"])).is_some().then_some(&["sudo", "-n"])
 }
 
 /// A way to run apt-get as root.
@@ -193,7 +163,7 @@ impl Apt {
     fn find() -> Result<Apt, String> {
         if find_program("apt-get").is_none() {
             return Err(
-                "This machine has no apt-get, so they have to be installed by hand".to_owned(),
+                "This machine has no apt-get, so they have to be installed by hand".to_owned()
             );
         }
         let Some(through) = root_prefix() else {
@@ -206,18 +176,11 @@ impl Apt {
         // Through `env`, since sudo clears the environment.
         let words = [
             self.through,
-            &[
-                "env",
-                "DEBIAN_FRONTEND=noninteractive",
-                "NEEDRESTART_MODE=a",
-                "apt-get",
-            ],
+            &["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=a", "apt-get"],
         ]
         .concat();
         let mut command = Command::new(words[0]);
-        command
-            .args(&words[1..])
-            .args(["-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"]);
+        command.args(&words[1..]).args(["-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"]);
         command
     }
 
@@ -230,10 +193,8 @@ impl Apt {
             Err(_) => step.gave_up(&format!("see {}", log.display())),
         }
 
-        let step = Step::start(
-            format!("installing {}", packages.join(" ")),
-            Some("10 s to a minute"),
-        );
+        let step =
+            Step::start(format!("installing {}", packages.join(" ")), Some("10 s to a minute"));
         let plain = ["install", "-y", "--no-install-recommends"];
         let Err(error) = ui::run_logged(self.command().args(plain).args(packages), log) else {
             step.done();
@@ -245,18 +206,12 @@ impl Apt {
             return Err(error.context("installing packages"));
         };
         step.gave_up("held back by a qemu-utils of another version");
-        let step = Step::start(
-            format!("installing them with qemu-utils {version}"),
-            Some("a minute"),
-        );
+        let step =
+            Step::start(format!("installing them with qemu-utils {version}"), Some("a minute"));
         let utils = format!("qemu-utils={version}");
         let others = packages.iter().filter(|package| **package != "qemu-utils");
         ui::run_logged(
-            self.command()
-                .args(plain)
-                .arg("--allow-downgrades")
-                .args(others)
-                .arg(&utils),
+            self.command().args(plain).arg("--allow-downgrades").args(others).arg(&utils),
             log,
         )
         .context("installing packages")?;
@@ -270,30 +225,21 @@ impl Apt {
         if !packages.contains(&qemu) {
             return None;
         }
-        let policy = ui::output_of(
-            Command::new("apt-cache")
-                .args(["policy", qemu])
-                .env("LC_ALL", "C"),
-        )?;
+        let policy =
+            ui::output_of(Command::new("apt-cache").args(["policy", qemu]).env("LC_ALL", "C"))?;
         upstream_pattern(candidate(&policy)?)
     }
 }
 
 /// The version that `apt-cache policy` says would be installed.
 fn candidate(policy: &str) -> Option<&str> {
-    let version = policy
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate:"))?
-        .trim();
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim();
     (version != "(none)").then_some(version)
 }
 
 /// A pattern for every Debian revision of a version: `1:7.2+dfsg-7` → `1:7.2*`.
 fn upstream_pattern(version: &str) -> Option<String> {
-    let upstream = version
-        .split(['+', '-', '~'])
-        .next()
-        .filter(|upstream| !upstream.is_empty())?;
+    let upstream = version.split(['+', '-', '~']).next().filter(|upstream| !upstream.is_empty())?;
     Some(format!("{upstream}*"))
 }
 
@@ -324,10 +270,7 @@ impl Distribution {
     fn from_os_release(text: &str) -> Distribution {
         let names = text
             .lines()
-            .filter_map(|line| {
-                line.strip_prefix("ID=")
-                    .or_else(|| line.strip_prefix("ID_LIKE="))
-            })
+            .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
             .flat_map(|value| value.trim_matches(['"', '\'']).split_whitespace());
         for name in names {
             return match name {
@@ -353,42 +296,17 @@ fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
                 packages.join(" ")
             );
         }
-        Distribution::Fedora => (
-            "dnf install",
-            &[
-                "qemu-kvm",
-                "qemu-img",
-                "nftables",
-                "openssh-clients",
-                "curl",
-                "gcc",
-            ],
-        ),
-        Distribution::Arch => (
-            "pacman -S",
-            &["qemu-base", "nftables", "openssh", "curl", "gcc"],
-        ),
+        Distribution::Fedora => {
+            ("dnf install", &["qemu-kvm", "qemu-img", "nftables", "openssh-clients", "curl", "gcc"])
+        }
+        Distribution::Arch => ("pacman -S", &["qemu-base", "nftables", "openssh", "curl", "gcc"]),
         Distribution::Suse => (
             "zypper install",
-            &[
-                "qemu-x86",
-                "qemu-tools",
-                "nftables",
-                "openssh-clients",
-                "curl",
-                "gcc",
-            ],
+            &["qemu-x86", "qemu-tools", "nftables", "openssh-clients", "curl", "gcc"],
         ),
         Distribution::Alpine => (
             "apk add",
-            &[
-                "qemu-system-x86_64",
-                "qemu-img",
-                "nftables",
-                "openssh-client",
-                "curl",
-                "build-base",
-            ],
+            &["qemu-system-x86_64", "qemu-img", "nftables", "openssh-client", "curl", "build-base"],
         ),
         Distribution::Other => {
             return format!(
@@ -398,17 +316,10 @@ fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
         }
     };
     let mut text = String::new();
-    if qemu
-        || packages
-            .iter()
-            .any(|package| PROVIDER.iter().any(|need| need.package == *package))
-    {
+    if qemu || packages.iter().any(|package| PROVIDER.iter().any(|need| need.package == *package)) {
         text = format!("As root:\n  {command} {}\n", known.join(" "));
     }
-    if packages
-        .iter()
-        .any(|package| IMAGE_BUILDER.iter().any(|need| need.package == *package))
-    {
+    if packages.iter().any(|package| IMAGE_BUILDER.iter().any(|need| need.package == *package)) {
         text.push_str(
             "The image builder works on Debian and Ubuntu only. With internet access none is needed: \
              published cloud images are downloaded.",
@@ -424,10 +335,7 @@ mod tests {
     #[test]
     fn qemu_utils_are_asked_for_in_the_version_of_the_qemu_that_can_be_had() {
         let policy = "qemu-system-x86:\n  Installed: (none)\n  Candidate: 1:7.2+dfsg-7+deb12u18+b3\n  Version table:\n";
-        assert_eq!(
-            candidate(policy).and_then(upstream_pattern).as_deref(),
-            Some("1:7.2*")
-        );
+        assert_eq!(candidate(policy).and_then(upstream_pattern).as_deref(), Some("1:7.2*"));
         assert_eq!(candidate("qemu:\n  Candidate: (none)\n"), None);
     }
 
@@ -442,20 +350,14 @@ mod tests {
             Distribution::from_os_release("ID=linuxmint\nID_LIKE=\"ubuntu debian\""),
             Distribution::Debian
         );
-        assert_eq!(
-            Distribution::from_os_release("ID=void\n"),
-            Distribution::Other
-        );
+        assert_eq!(Distribution::from_os_release("ID=void\n"), Distribution::Other);
     }
 
     #[test]
     fn where_it_takes_a_hand_every_missing_package_is_named() {
         for distribution in [Distribution::Debian, Distribution::Other] {
             let text = by_hand(&["qemu-utils", "cpio"], &distribution);
-            assert!(
-                text.contains("qemu-utils") && text.contains("cpio"),
-                "{text}"
-            );
+            assert!(text.contains("qemu-utils") && text.contains("cpio"), "{text}");
         }
     }
 

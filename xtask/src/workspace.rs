@@ -57,10 +57,7 @@ impl Workspace {
             .output()
             .context("starting cargo metadata")?;
         if !output.status.success() {
-            bail!(
-                "cargo metadata failed:\n{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("cargo metadata failed:\n{}", String::from_utf8_lossy(&output.stderr));
         }
         let metadata: Metadata =
             serde_json::from_slice(&output.stdout).context("reading cargo's metadata")?;
@@ -86,11 +83,7 @@ impl Workspace {
             });
         }
         plugins.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Workspace {
-            root: metadata.workspace_root,
-            target: metadata.target_directory,
-            plugins,
-        })
+        Ok(Workspace { root: metadata.workspace_root, target: metadata.target_directory, plugins })
     }
 
     /// Where finished components go, and where the host's build looks for them.
