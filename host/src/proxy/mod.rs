@@ -80,11 +80,7 @@ pub struct KeepAlive {
 
 impl Default for KeepAlive {
     fn default() -> KeepAlive {
-        KeepAlive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(10),
-            probes: 6,
-        }
+        KeepAlive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 }
     }
 }
 
@@ -186,10 +182,7 @@ impl Proxy {
             shared.stop.child_token(),
         ));
         ports.insert(port, Arc::clone(&link));
-        let registered = Registered {
-            registry: Arc::clone(&shared.registry),
-            port,
-        };
+        let registered = Registered { registry: Arc::clone(&shared.registry), port };
         tokio::spawn(listener::run(socket, link, registered));
         Ok(())
     }
@@ -217,10 +210,7 @@ impl Proxy {
 
     /// Whether the proxy listens on `port`.
     pub fn is_open(&self, port: u16) -> bool {
-        self.shared
-            .registry
-            .link(port)
-            .is_some_and(|link| !link.is_stopping())
+        self.shared.registry.link(port).is_some_and(|link| !link.is_stopping())
     }
 
     /// What has passed through `port` since it was opened; `None` when it is not open.
@@ -242,10 +232,7 @@ impl Proxy {
             }
         };
         if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(
-                grace_ms = grace.as_millis(),
-                "proxy sessions have not ended in time"
-            );
+            tracing::warn!(grace_ms = grace.as_millis(), "proxy sessions have not ended in time");
         }
     }
 }
@@ -281,10 +268,7 @@ impl Drop for Registered {
 
 fn listen(config: &ProxyConfig, port: u16) -> io::Result<TcpListener> {
     if port == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a port number is needed",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a port number is needed"));
     }
     let socket = match config.bind {
         IpAddr::V4(_) => TcpSocket::new_v4()?,

@@ -42,13 +42,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(client: Socket, vm: Socket, link: Arc<Link>) -> Relay {
-        Relay {
-            client,
-            vm,
-            to_vm: Direction::default(),
-            to_client: Direction::default(),
-            link,
-        }
+        Relay { client, vm, to_vm: Direction::default(), to_client: Direction::default(), link }
     }
 }
 
@@ -255,10 +249,7 @@ impl Direction {
                         rest = &rest[written..];
                     }
                     Poll::Pending => {
-                        self.held = Held::Bytes {
-                            bytes: rest.into(),
-                            delivered: 0,
-                        };
+                        self.held = Held::Bytes { bytes: rest.into(), delivered: 0 };
                         break;
                     }
                 }

@@ -127,7 +127,7 @@ impl Inner {
         let begun = begin(Arc::clone(&progress)).await?;
         self.aim(slot, vm, begun.ssh);
         progress(Progress { stage: "booting".to_owned(), percent: None });
-        let boot = limits.boot_timeout + deadlines.boot_slack;
+        let boot = limits.boot_timeout.min(deadlines.boot) + deadlines.boot_slack;
         let ready =
             within(boot, "booting the machine", backend.calls.await_ready(&vm.id, progress))
                 .await?;
