@@ -70,6 +70,16 @@ impl Command {
         })
     }
 
+    /// Starts it and lets it run on, also after the provider has ended. What it writes goes to the file `output` in the
+    /// plugin's directory; its input is empty, and no timeout applies. Answers its process id.
+    pub fn spawn(self, output: &str) -> Result<u32> {
+        import::spawn(&import::Background {
+            program: self.program,
+            arguments: self.arguments,
+            output: output.to_owned(),
+        })
+    }
+
     /// Runs it to its end; an exit status other than 0 is an error that carries what it wrote to standard error.
     pub fn run_checked(self) -> Result<Output> {
         let program = self.program.clone();

@@ -1,1 +1,67 @@
-fn main() {}
+//! What a checkout needs around the provider itself: setting a machine up, building the plugins
+//! and a disk image, running and testing.
+//!
+//! Each sub-command lives in the module of its name and is written in terms of the ones before
+//! it: [`setup`] → [`plugins`] → [`image`] → [`run`], [`test`]. Below them are [`workspace`] (where
+//! things are), [`guest_toolchain`] (how plugins are compiled), [`provider_files`] (what is written
+//! into a provider's data directory), [`announce`] (what is printed once it is up), [`packages`]
+//! (what is needed from the distribution) and [`ui`] (progress).
+//!
+//! Nothing here is part of the provider, and nothing here is needed on a machine that only runs
+//! the finished binary.
+
+mod announce;
+mod guest_toolchain;
+mod image;
+mod packages;
+mod plugins;
+mod provider_files;
+mod run;
+mod setup;
+mod test;
+mod ui;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets a machine up, builds plugins and images, runs and tests the provider.
+///
+/// `make run` and `make test` call `run` and `test`, which include all the others. Everything can
+/// be repeated: what is done already is found and passed over.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Arguments),
+    Plugins(plugins::Arguments),
+    Image(image::Arguments),
+    Run(run::Arguments),
+    Test(test::Arguments),
+    #[command(hide = true)]
+    Announce(announce::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup(arguments) => setup::main(&arguments),
+        Command::Plugins(arguments) => plugins::main(&arguments),
+        Command::Image(arguments) => image::main(&arguments),
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Test(arguments) => test::main(&arguments),
+        Command::Announce(arguments) => announce::main(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

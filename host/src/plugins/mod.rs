@@ -4,6 +4,20 @@
 //! WebAssembly component behind an engine, is nobody else's concern, and unit tests put an in-memory one in its place.
 //! Only this module knows wasmtime. It may call `store` for the plugins' durable state; it calls nothing further out.
 
+mod bindings;
+mod bundled;
+mod call;
+pub mod catalog;
+mod component;
+pub mod engine;
+mod imports;
+pub mod manifest;
 pub mod vm_backend;
+mod vm_component;
 
+#[cfg(test)]
+mod tests;
+
+pub use imports::{StateError, StateStore};
 pub use vm_backend::VmBackend;
+pub use vm_component::{Finding, Severity};

@@ -1,6 +1,7 @@
 //! A hypervisor as the rest of the provider sees it: the trait [`VmBackend`] and the values it speaks in.
 //!
-//! They mirror `wit/vms.wit`, which says what each call promises; here is what the caller has to know.
+//! They mirror `wit/vms.wit`, which says what each call promises; here is what the caller has to know. The components that
+//! implement it are behind `vm_component.rs`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,0 +1,279 @@
+//! The WebAssembly engine: how code is compiled, where instances live, and how a call is stopped.
+//!
+//! - Instances come from a pooling allocator with copy-on-write images, so that a fresh one per call costs microseconds.
+//! - Epochs stop guests that do not stop by themselves. The epoch advances by [`TICK`] while calls are under way. At each
+//!   tick a running guest gives way to other tasks and pays one tick of its budget; waiting for the host costs none.
+//! - Compiled code is kept on disk under the component's hash and everything of the engine that it depends on.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    fs,
+    hash::{Hash, Hasher},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::{
+    Config, Enabled, Engine as WasmEngine, InstanceAllocationStrategy, PoolingAllocationConfig,
+    component::Component,
+};
+
+/// How often a running guest gives way, and the unit its budget is counted in.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// What the linear memory of one call may grow to. A backend that shuffles requests and small files needs a tenth of it.
+pub const MEMORY_CEILING_BYTES: usize = 128 << 20;
+
+/// Calls under way at the same time, over all plugins. Each reserves 4 GiB of address space, though no memory.
+pub const CONCURRENT_CALLS: u32 = 128;
+
+/// Memory that stays with a pool slot between calls: about what a small guest touches, so that it need not be mapped anew.
+const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// The compiler and the pool, shared by all plugins. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    wasm: WasmEngine,
+    ticker: Arc<Ticker>,
+    cache: Option<Arc<Path>>,
+}
+
+/// The engine could not be set up, or a component could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("cannot set up the plugin engine: {0:#}")]
+    Setup(wasmtime::Error),
+    #[error("this is not a WebAssembly component that can be run here: {0:#}")]
+    Compile(wasmtime::Error),
+    #[error("cannot start the thread that ends runaway plugins: {0}")]
+    Ticker(std::io::Error),
+}
+
+impl Engine {
+    /// `cache` is a directory for compiled code, made if absent. Without one, everything is compiled at each start.
+    pub fn new(cache: Option<PathBuf>) -> Result<Self, EngineError> {
+        let wasm = match WasmEngine::new(&configuration(Allocation::Pooling)) {
+            Ok(engine) => engine,
+            // Where address space is limited (`ulimit -v`, small containers) the pool cannot be reserved.
+            Err(error) => {
+                tracing::warn!(
+                    "plugin calls will be slower, since no pool of instances could be reserved: {error:#}"
+                );
+                WasmEngine::new(&configuration(Allocation::OnDemand)).map_err(EngineError::Setup)?
+            }
+        };
+        let cache = cache.and_then(|directory| match prepare_cache(&directory) {
+            Ok(()) => Some(Arc::from(directory)),
+            Err(error) => {
+                tracing::warn!(
+                    "compiled plugins are not kept, so starts are slower: {}: {error}",
+                    directory.display()
+                );
+                None
+            }
+        });
+        let ticker = Arc::new(Ticker::start(&wasm).map_err(EngineError::Ticker)?);
+        Ok(Self { wasm, ticker, cache })
+    }
+
+    pub(super) fn wasm(&self) -> &WasmEngine {
+        &self.wasm
+    }
+
+    /// Keeps the epoch advancing until the guard is dropped.
+    pub(super) fn begin_call(&self) -> CallGuard {
+        CallGuard::new(Arc::clone(&self.ticker))
+    }
+
+    /// Compiles a component, or takes the code that was compiled earlier. Blocks for up to seconds.
+    pub(super) fn compile(&self, bytes: &[u8]) -> Result<Component, EngineError> {
+        let Some(cache) = &self.cache else {
+            return Component::from_binary(&self.wasm, bytes).map_err(EngineError::Compile);
+        };
+        let file = cache.join(self.cache_name(bytes));
+        if let Some(component) = self.load_compiled(&file) {
+            return Ok(component);
+        }
+        let component = Component::from_binary(&self.wasm, bytes).map_err(EngineError::Compile)?;
+        let saved = component
+            .serialize()
+            .map_err(|error| std::io::Error::other(format!("{error:#}")))
+            .and_then(|code| save(&file, &code));
+        match saved {
+            // The mapped file costs less memory than the copy that the compiler left.
+            Ok(()) => Ok(self.load_compiled(&file).unwrap_or(component)),
+            Err(error) => {
+                tracing::warn!("cannot keep compiled code in {}: {error}", file.display());
+                Ok(component)
+            }
+        }
+    }
+
+    fn cache_name(&self, bytes: &[u8]) -> String {
+        let mut compatibility = DefaultHasher::new();
+        self.wasm.precompile_compatibility_hash().hash(&mut compatibility);
+        format!("{}-{:016x}.cwasm", hex::encode(Sha256::digest(bytes)), compatibility.finish())
+    }
+
+    fn load_compiled(&self, file: &Path) -> Option<Component> {
+        if let Err(error) = only_ours(file) {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!("compiling anew instead of loading {}: {error}", file.display());
+            }
+            return None;
+        }
+        // SAFETY: `only_ours` has just seen that this file and the directory it lies in belong to this user, and that
+        // nobody else may write to them. `save` is the only code that writes there: complete, synced files, whose names
+        // carry the hash of the component and of everything in the engine that compiled code depends on.
+        match unsafe { Component::deserialize_file(&self.wasm, file) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!("compiling anew instead of loading {}: {error:#}", file.display());
+                None
+            }
+        }
+    }
+}
+
+enum Allocation {
+    Pooling,
+    OnDemand,
+}
+
+fn configuration(allocation: Allocation) -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    config.wasm_component_model(true);
+    if let Allocation::Pooling = allocation {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(CONCURRENT_CALLS)
+            .total_core_instances(CONCURRENT_CALLS * 4)
+            .total_memories(CONCURRENT_CALLS)
+            .total_tables(CONCURRENT_CALLS * 2)
+            .total_stacks(CONCURRENT_CALLS)
+            .max_memory_size(MEMORY_CEILING_BYTES)
+            .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+            .table_keep_resident(KEEP_RESIDENT_BYTES)
+            .pagemap_scan(Enabled::Auto);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    config
+}
+
+fn prepare_cache(directory: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Neither this file nor its directory can have been written by anybody else.
+fn only_ours(file: &Path) -> std::io::Result<()> {
+    let ours = rustix::process::geteuid().as_raw();
+    for path in file.parent().into_iter().chain([file]) {
+        let metadata = fs::symlink_metadata(path)?;
+        if metadata.uid() != ours || metadata.mode() & 0o022 != 0 {
+            return Err(std::io::Error::other(format!(
+                "{} could be written by other users; it must belong to this user alone",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the file under another name first, so that a crash leaves no half of it.
+fn save(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let partial = file.with_extension(format!("{}.partial", uuid::Uuid::new_v4().simple()));
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .and_then(|mut output| output.write_all(bytes).and_then(|()| output.sync_all()))
+        .and_then(|()| fs::rename(&partial, file));
+    if written.is_err() {
+        // What matters is the first error; a left-over partial file is never loaded.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+/// A thread of its own, since a runtime whose workers are all busy in guests could not run a task that stops them.
+/// It sleeps while no call is under way, and ends with the last [`Engine`].
+struct Ticker {
+    shared: Arc<TickerShared>,
+}
+
+#[derive(Default)]
+struct TickerShared {
+    state: Mutex<TickerState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct TickerState {
+    calls: usize,
+    ended: bool,
+}
+
+impl Ticker {
+    fn start(engine: &WasmEngine) -> std::io::Result<Self> {
+        let shared = Arc::new(TickerShared::default());
+        let (of_thread, engine) = (Arc::clone(&shared), engine.clone());
+        std::thread::Builder::new().name("plugin-epoch".into()).spawn(move || {
+            while of_thread.wait_for_calls() {
+                std::thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self { shared })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.lock().ended = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+impl TickerShared {
+    /// The counters stay right even if a thread panicked with the lock: each change is a single step.
+    fn lock(&self) -> MutexGuard<'_, TickerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False once it is time to end.
+    fn wait_for_calls(&self) -> bool {
+        let state = self
+            .changed
+            .wait_while(self.lock(), |state| state.calls == 0 && !state.ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        !state.ended
+    }
+}
+
+/// While one of these lives, the epoch advances.
+pub(super) struct CallGuard {
+    ticker: Arc<Ticker>,
+}
+
+impl CallGuard {
+    fn new(ticker: Arc<Ticker>) -> Self {
+        let mut state = ticker.shared.lock();
+        state.calls += 1;
+        if state.calls == 1 {
+            ticker.shared.changed.notify_one();
+        }
+        drop(state);
+        Self { ticker }
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.ticker.shared.lock().calls -= 1;
+    }
+}

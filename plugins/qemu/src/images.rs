@@ -1,0 +1,132 @@
+//! Fetching images: once each, checked, and shared by all machines that boot from them.
+//!
+//! `images/<digest>` holds the bytes with that digest and is never changed; machines write to a disk of their own above it.
+//! Downloads go on where they stopped, and a file gets its name only when its digest is right: the provider sees to both.
+//! `machine.rs` calls this while it makes a machine.
+
+use core::time::Duration;
+
+use golem_provider_sdk::{
+    Error, Result, files,
+    http::{self, Checksum},
+    process::Command,
+    progress,
+};
+use serde::Deserialize;
+
+use crate::{
+    catalog::{Blob, Digest, Image, Source},
+    record::{Boot, DirectKernel},
+};
+
+/// Fetches what is missing of an image.
+pub fn fetch(image: &Image) -> Result<Boot> {
+    let disk = fetch_blob(&image.disk, "fetching the image")?;
+    let direct = image
+        .direct_boot
+        .as_ref()
+        .map(|direct| {
+            Ok::<_, Error>(DirectKernel {
+                kernel: fetch_blob(&direct.kernel, "fetching the kernel")?,
+                initrd: fetch_blob(&direct.initrd, "fetching the kernel")?,
+                append: direct.append.clone(),
+            })
+        })
+        .transpose()?;
+    Ok(Boot { image: disk, direct, account: image.account.clone() })
+}
+
+/// Answers the path in the plugin's directory.
+fn fetch_blob(blob: &Blob, stage: &str) -> Result<String> {
+    let path = format!("images/{}", blob.digest.hex());
+    if files::exists(&path)? {
+        return Ok(path);
+    }
+    progress::stage(stage);
+    match (&blob.source, &blob.digest) {
+        (Source::Url(url), digest) => {
+            let checksum = match digest {
+                Digest::Sha256(hex) => Checksum::Sha256(hex.clone()),
+                Digest::Sha512(hex) => Checksum::Sha512(hex.clone()),
+            };
+            http::download(url, &path, &checksum).map_err(|error| error.context(stage))?;
+        }
+        (Source::File(file), digest) => {
+            files::import_file(file, &path, digest.hex()).map_err(|error| error.context(stage))?;
+        }
+    }
+    Ok(path)
+}
+
+/// What QEMU says of a disk image.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    format: String,
+    virtual_size: u64,
+    backing_filename: Option<String>,
+}
+
+/// Makes a machine's own disk above an image, of the given size: nothing is copied. Paths are in the plugin's directory.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if the image is larger than that.
+pub fn make_disk(image: &str, disk: &str, unfinished: &str, size_mib: u64) -> Result<()> {
+    let image = files::host_path(image)?;
+    let output =
+        Command::new("qemu-img").args(["info", "--output=json", image.as_str()]).run_checked()?;
+    let info: Info = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Error::Internal(format!("qemu-img info {image}: {error}")))?;
+    let format = usable(&info, size_mib).map_err(Error::InvalidArgument)?;
+    // A disk half made by an earlier call is made anew.
+    files::remove(unfinished)?;
+    Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", format, "-b", image.as_str()])
+        .args([files::host_path(unfinished)?, format!("{size_mib}M")])
+        .timeout(Duration::from_secs(120))
+        .run_checked()?;
+    files::rename(unfinished, disk)
+}
+
+/// The image's format, if machines of that size can be made from it.
+fn usable(info: &Info, size_mib: u64) -> core::result::Result<&str, String> {
+    if !matches!(info.format.as_str(), "qcow2" | "raw") {
+        return Err(format!("the image has the format {}; qcow2 and raw are known", info.format));
+    }
+    if let Some(file) = &info.backing_filename {
+        return Err(format!("the image needs another file, {file}; use one that stands alone"));
+    }
+    let needed_mib = info.virtual_size.div_ceil(1 << 20);
+    if needed_mib > size_mib {
+        return Err(format!(
+            "the image needs {needed_mib} MiB of storage, and {size_mib} MiB were asked for"
+        ));
+    }
+    Ok(&info.format)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn info(json: &str) -> Info {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_disk_smaller_than_its_image_is_refused_with_both_sizes() {
+        let image = info(r#"{"format":"qcow2","virtual-size":3758096384,"actual-size":1}"#);
+        assert_eq!(usable(&image, 3584), Ok("qcow2"));
+        let error = usable(&image, 3583).unwrap_err();
+        assert!(error.contains("3584") && error.contains("3583"), "{error}");
+    }
+
+    #[test]
+    fn an_image_that_would_read_another_file_of_the_machine_is_refused() {
+        let image = info(r#"{"format":"qcow2","virtual-size":1,"backing-filename":"/etc/shadow"}"#);
+        assert!(usable(&image, 10).unwrap_err().contains("/etc/shadow"));
+        assert!(usable(&info(r#"{"format":"vmdk","virtual-size":1}"#), 10).is_err());
+    }
+}

@@ -1,0 +1,374 @@
+//! What is needed from the distribution, how to see whether it is there, and how to install it.
+//!
+//! The list is data ([`Need`]); [`missing`] looks at the machine; [`install`] makes it so through
+//! apt, where there is apt and root, and otherwise says what to install by hand.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ui::{self, Step};
+
+/// How it shows that something is installed.
+pub enum Evidence {
+    /// A program of this name can be found.
+    Program(&'static str),
+    /// One of these files exists.
+    File(&'static [&'static str]),
+}
+
+/// Something that has to be on the machine.
+pub struct Need {
+    pub evidence: Evidence,
+    /// Debian's and Ubuntu's name of the package.
+    pub package: &'static str,
+    /// What for, in words that complete "… is needed to".
+    pub purpose: &'static str,
+}
+
+const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Need {
+    Need { evidence: Evidence::Program(name), package, purpose }
+}
+
+#[cfg(target_arch = "aarch64")]
+const QEMU: Need = program("qemu-system-aarch64", "qemu-system-arm", "run virtual machines");
+#[cfg(not(target_arch = "aarch64"))]
+const QEMU: Need = program("qemu-system-x86_64", "qemu-system-x86", "run virtual machines");
+
+/// What the provider itself uses, and what it takes to build it beside Rust.
+pub const PROVIDER: &[Need] = &[
+    QEMU,
+    program("qemu-img", "qemu-utils", "make the disks of virtual machines"),
+    program("nft", "nftables", "keep virtual machines away from this machine's own services"),
+    program("ssh", "openssh-client", "log in to virtual machines"),
+    program("curl", "curl", "talk to the provider's API from a shell"),
+    program("gcc", "gcc", "build the database library"),
+    Need {
+        evidence: Evidence::File(&["/usr/include/stdlib.h"]),
+        package: "libc6-dev",
+        purpose: "build the database library",
+    },
+];
+
+/// What building a disk image on this machine takes.
+pub const IMAGE_BUILDER: &[Need] = &[
+    program("mmdebstrap", "mmdebstrap", "install Debian into a directory"),
+    program("mke2fs", "e2fsprogs", "make the image's file system"),
+    program("sfdisk", "fdisk", "partition the image"),
+    Need {
+        evidence: Evidence::File(&["/usr/lib/grub/i386-pc/boot.img"]),
+        package: "grub-pc-bin",
+        purpose: "make the image bootable by firmware",
+    },
+    program("grub-mkimage", "grub-common", "make the image bootable by firmware"),
+    Need {
+        evidence: Evidence::File(&["/usr/share/keyrings/debian-archive-keyring.gpg"]),
+        package: "debian-archive-keyring",
+        purpose: "check that packages are Debian's",
+    },
+    program("cpio", "cpio", "pack the image's initrd"),
+    program("lz4", "lz4", "unpack the image's kernel"),
+    program("zstd", "zstd", "unpack the image's kernel"),
+    program("xz", "xz-utils", "unpack the image's kernel"),
+    program("python3", "python3", "run the image builder's tools"),
+    program("qemu-img", "qemu-utils", "write the image"),
+    Need {
+        evidence: Evidence::File(&[
+            "/usr/lib/x86_64-linux-gnu/libc.a",
+            "/usr/lib64/libc.a",
+            "/usr/lib/libc.a",
+        ]),
+        package: "libc6-dev",
+        purpose: "build the image's first program",
+    },
+    program("gcc", "gcc", "build the image's first program"),
+];
+
+/// Finds a program in `PATH` or where system programs are on every distribution.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(name))
+        .find(|file| is_executable(file))
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+impl Need {
+    fn is_there(&self) -> bool {
+        match self.evidence {
+            Evidence::Program(name) => find_program(name).is_some(),
+            Evidence::File(files) => files.iter().any(|file| Path::new(file).exists()),
+        }
+    }
+}
+
+/// Those of `needs` that are not on this machine, each package once.
+pub fn missing(needs: impl IntoIterator<Item = &'static Need>) -> Vec<&'static Need> {
+    let mut missing: Vec<&Need> = Vec::new();
+    for need in needs {
+        if !need.is_there() && missing.iter().all(|other| other.package != need.package) {
+            missing.push(need);
+        }
+    }
+    missing
+}
+
+/// Installs what is missing, saying what and why; does nothing when `missing` is empty.
+///
+/// # Errors
+/// Where there is no apt or no root (nothing has been changed then, and the error says what to
+/// install), or when apt fails.
+pub fn install(missing: &[&Need], log: &Path) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("Missing on this machine:");
+    for need in missing {
+        eprintln!("    {:<24} to {}", need.package, need.purpose);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let apt = match Apt::find() {
+        Ok(apt) => apt,
+        Err(why) => bail!(
+            "{why}. Nothing has been changed.\n{}",
+            by_hand(&packages, &Distribution::of_this_machine())
+        ),
+    };
+    apt.install(&packages, log)
+}
+
+/// What goes before a program to run it as root: nothing, sudo, or `None` where neither works.
+pub fn root_prefix() -> Option<&'static [&'static str]> {
+    if user_id() == Some(0) {
+        return Some(&[]);
+    }
+    ui::output_of(Command::new("sudo").args(["-n", "true"])).is_some().then_some(&["sudo", "-n"])
+}
+
+/// A way to run apt-get as root.
+struct Apt {
+    /// What goes before `apt-get`; see [`root_prefix`].
+    through: &'static [&'static str],
+}
+
+impl Apt {
+    fn find() -> Result<Apt, String> {
+        if find_program("apt-get").is_none() {
+            return Err(
+                "This machine has no apt-get, so they have to be installed by hand".to_owned()
+            );
+        }
+        let Some(through) = root_prefix() else {
+            return Err("Installing them takes root, and this user neither is root nor can use sudo without a password".to_owned());
+        };
+        Ok(Apt { through })
+    }
+
+    fn command(&self) -> Command {
+        // Through `env`, since sudo clears the environment.
+        let words = [
+            self.through,
+            &["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=a", "apt-get"],
+        ]
+        .concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"]);
+        command
+    }
+
+    fn install(&self, packages: &[&str], log: &Path) -> Result<()> {
+        let step = Step::start("updating the list of packages", Some("10 s"));
+        match ui::run_logged(self.command().arg("update"), log) {
+            Ok(()) => step.done(),
+            // One source of many that does not answer is no reason to stop: what matters is
+            // whether these packages can be had.
+            Err(_) => step.gave_up(&format!("see {}", log.display())),
+        }
+
+        let step =
+            Step::start(format!("installing {}", packages.join(" ")), Some("10 s to a minute"));
+        let plain = ["install", "-y", "--no-install-recommends"];
+        let Err(error) = ui::run_logged(self.command().args(plain).args(packages), log) else {
+            step.done();
+            return Ok(());
+        };
+        // A qemu-utils from backports, newer than the QEMU that can be had, blocks QEMU itself:
+        // both come from one source and want the same version.
+        let Some(version) = self.version_beside(QEMU.package, packages) else {
+            return Err(error.context("installing packages"));
+        };
+        step.gave_up("held back by a qemu-utils of another version");
+        let step =
+            Step::start(format!("installing them with qemu-utils {version}"), Some("a minute"));
+        let utils = format!("qemu-utils={version}");
+        let others = packages.iter().filter(|package| **package != "qemu-utils");
+        ui::run_logged(
+            self.command().args(plain).arg("--allow-downgrades").args(others).arg(&utils),
+            log,
+        )
+        .context("installing packages")?;
+        step.done();
+        Ok(())
+    }
+
+    /// The version of qemu-utils that goes with the QEMU that would be installed, when QEMU is
+    /// among `packages`.
+    fn version_beside(&self, qemu: &str, packages: &[&str]) -> Option<String> {
+        if !packages.contains(&qemu) {
+            return None;
+        }
+        let policy =
+            ui::output_of(Command::new("apt-cache").args(["policy", qemu]).env("LC_ALL", "C"))?;
+        upstream_pattern(candidate(&policy)?)
+    }
+}
+
+/// The version that `apt-cache policy` says would be installed.
+fn candidate(policy: &str) -> Option<&str> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim();
+    (version != "(none)").then_some(version)
+}
+
+/// A pattern for every Debian revision of a version: `1:7.2+dfsg-7` → `1:7.2*`.
+fn upstream_pattern(version: &str) -> Option<String> {
+    let upstream = version.split(['+', '-', '~']).next().filter(|upstream| !upstream.is_empty())?;
+    Some(format!("{upstream}*"))
+}
+
+/// The effective user's id, where `/proc` tells it.
+fn user_id() -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    Some(std::fs::metadata("/proc/self").ok()?.uid())
+}
+
+/// The families of distributions for which we know a command.
+#[derive(Debug, PartialEq)]
+enum Distribution {
+    Debian,
+    Fedora,
+    Arch,
+    Suse,
+    Alpine,
+    Other,
+}
+
+impl Distribution {
+    fn of_this_machine() -> Distribution {
+        Distribution::from_os_release(
+            &std::fs::read_to_string("/etc/os-release").unwrap_or_default(),
+        )
+    }
+
+    fn from_os_release(text: &str) -> Distribution {
+        let names = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
+            .flat_map(|value| value.trim_matches(['"', '\'']).split_whitespace());
+        for name in names {
+            return match name {
+                "debian" | "ubuntu" => Distribution::Debian,
+                "fedora" | "rhel" | "centos" => Distribution::Fedora,
+                "arch" => Distribution::Arch,
+                "suse" | "opensuse" => Distribution::Suse,
+                "alpine" => Distribution::Alpine,
+                _ => continue,
+            };
+        }
+        Distribution::Other
+    }
+}
+
+/// What a person has to type, or look for, to install Debian's `packages`.
+fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
+    let qemu = packages.iter().any(|package| package.starts_with("qemu-"));
+    let (command, known): (&str, &[&str]) = match distribution {
+        Distribution::Debian => {
+            return format!(
+                "As root:\n  apt-get update && apt-get install --no-install-recommends {}",
+                packages.join(" ")
+            );
+        }
+        Distribution::Fedora => {
+            ("dnf install", &["qemu-kvm", "qemu-img", "nftables", "openssh-clients", "curl", "gcc"])
+        }
+        Distribution::Arch => ("pacman -S", &["qemu-base", "nftables", "openssh", "curl", "gcc"]),
+        Distribution::Suse => (
+            "zypper install",
+            &["qemu-x86", "qemu-tools", "nftables", "openssh-clients", "curl", "gcc"],
+        ),
+        Distribution::Alpine => (
+            "apk add",
+            &["qemu-system-x86_64", "qemu-img", "nftables", "openssh-client", "curl", "build-base"],
+        ),
+        Distribution::Other => {
+            return format!(
+                "With this system's own package manager, what Debian calls:\n  {}",
+                packages.join(" ")
+            );
+        }
+    };
+    let mut text = String::new();
+    if qemu || packages.iter().any(|package| PROVIDER.iter().any(|need| need.package == *package)) {
+        text = format!("As root:\n  {command} {}\n", known.join(" "));
+    }
+    if packages.iter().any(|package| IMAGE_BUILDER.iter().any(|need| need.package == *package)) {
+        text.push_str(
+            "The image builder works on Debian and Ubuntu only. With internet access none is needed: \
+             published cloud images are downloaded.",
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu_utils_are_asked_for_in_the_version_of_the_qemu_that_can_be_had() {
+        let policy = "qemu-system-x86:\n  Installed: (none)\n  Candidate: 1:7.2+dfsg-7+deb12u18+b3\n  Version table:\n";
+        assert_eq!(candidate(policy).and_then(upstream_pattern).as_deref(), Some("1:7.2*"));
+        assert_eq!(candidate("qemu:\n  Candidate: (none)\n"), None);
+    }
+
+    #[test]
+    fn a_derived_distribution_is_told_its_familys_command() {
+        let distribution = Distribution::from_os_release(
+            "NAME=\"Rocky\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n",
+        );
+        assert_eq!(distribution, Distribution::Fedora);
+        assert!(by_hand(&["qemu-system-x86"], &distribution).contains("dnf install qemu-kvm"));
+        assert_eq!(
+            Distribution::from_os_release("ID=linuxmint\nID_LIKE=\"ubuntu debian\""),
+            Distribution::Debian
+        );
+        assert_eq!(Distribution::from_os_release("ID=void\n"), Distribution::Other);
+    }
+
+    #[test]
+    fn where_it_takes_a_hand_every_missing_package_is_named() {
+        for distribution in [Distribution::Debian, Distribution::Other] {
+            let text = by_hand(&["qemu-utils", "cpio"], &distribution);
+            assert!(text.contains("qemu-utils") && text.contains("cpio"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_package_that_gives_two_missing_things_is_listed_once() {
+        static NEEDS: [Need; 3] = [
+            program("no-such-program-1", "one", "x"),
+            program("no-such-program-2", "one", "x"),
+            program("sh", "dash", "x"),
+        ];
+        let found: Vec<&str> = missing(&NEEDS).iter().map(|need| need.package).collect();
+        assert_eq!(found, ["one"]);
+    }
+}
