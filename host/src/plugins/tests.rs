@@ -187,7 +187,10 @@ async fn no_path_leads_out_of_the_plugins_directory() {
     assert_eq!(refusal("dotdot").await.kind, BackendErrorKind::InvalidArgument);
     assert_eq!(refusal("absolute").await.kind, BackendErrorKind::InvalidArgument);
     let error = refusal("symlink").await;
-    assert!(matches!(error.kind, BackendErrorKind::PermissionDenied | BackendErrorKind::Internal), "{error:?}");
+    assert!(
+        matches!(error.kind, BackendErrorKind::PermissionDenied | BackendErrorKind::Internal),
+        "{error:?}"
+    );
     assert_eq!(refusal("import").await.kind, BackendErrorKind::PermissionDenied);
 }
 
@@ -195,7 +198,10 @@ async fn no_path_leads_out_of_the_plugins_directory() {
 async fn servers_of_the_machine_are_out_of_reach_without_a_grant() {
     assert_eq!(refusal("loopback").await.kind, BackendErrorKind::PermissionDenied);
     let socket = refusal("socket").await.kind;
-    assert!(matches!(socket, BackendErrorKind::PermissionDenied | BackendErrorKind::NotFound), "{socket:?}");
+    assert!(
+        matches!(socket, BackendErrorKind::PermissionDenied | BackendErrorKind::NotFound),
+        "{socket:?}"
+    );
 }
 
 #[tokio::test]
@@ -233,7 +239,10 @@ async fn a_component_for_a_newer_contract_is_refused_with_both_versions() {
     assert!(changed > 0);
     std::fs::write(bench.directory.path().join("plugins/newer.wasm"), bytes).unwrap();
     let error = bench.catalog.load_vm_backend("newer").await.err().unwrap().to_string();
-    assert!(error.contains("golem:provider@9.1.0") && error.contains("golem:provider@0.1.0"), "{error}");
+    assert!(
+        error.contains("golem:provider@9.1.0") && error.contains("golem:provider@0.1.0"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -242,7 +251,10 @@ async fn a_file_under_another_name_than_the_plugins_own_is_refused() {
     let plugins = bench.directory.path().join("plugins");
     std::fs::copy(plugins.join("misbehaving.wasm"), plugins.join("qemu.wasm")).unwrap();
     let error = bench.catalog.load_vm_backend("qemu").await.err().unwrap();
-    assert!(matches!(&error, PluginError::OtherName { found, .. } if found == "misbehaving"), "{error}");
+    assert!(
+        matches!(&error, PluginError::OtherName { found, .. } if found == "misbehaving"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -34,14 +34,16 @@ impl Default for VmServiceConfig {
     }
 }
 
-/// After these the service gives a call to a backend up, whatever deadlines the backend has itself. Booting is
-/// limited by what the backend says of this machine.
+/// After these the service gives a call to a backend up, whatever deadlines the backend has itself. A boot ends earlier if
+/// the backend says that it may take less on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// Making a machine, an image download included.
     pub create: Duration,
     /// Starting a machine, without its boot.
     pub start: Duration,
+    /// A boot, whatever longer time the backend would allow.
+    pub boot: Duration,
     /// Beyond what a boot may take by the backend's own word.
     pub boot_slack: Duration,
     /// Beyond the grace that the machine is given.
@@ -55,8 +57,9 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Deadlines {
-            create: Duration::from_secs(300),
+            create: Duration::from_secs(60 * 60),
             start: Duration::from_secs(60),
+            boot: Duration::from_secs(300),
             boot_slack: Duration::from_secs(5),
             stop_slack: Duration::from_secs(30),
             delete: Duration::from_secs(120),

@@ -34,7 +34,8 @@ pub enum VmError {
     /// No VM can be made, or no VM of that backend changed, until the operator has done what the reason says.
     #[error("no VM backend: {reason}")]
     NoBackend { reason: String },
-    #[error("VM '{id}': {source}")]
+    /// `id` is the VM, or the backend where no VM is concerned.
+    #[error("{id}: {source}")]
     Backend { id: String, source: BackendError },
     #[error("VM '{id}' was deleted before it was ready")]
     Cancelled { id: String },

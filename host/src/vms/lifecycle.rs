@@ -180,14 +180,20 @@ pub(super) fn recover(phase: Phase, holds: bool, sight: &Sight) -> Recovery {
                 detail,
             ))
         }
-        (Phase::Running, Sight::Gone) => Recovery::Ended(
-            "the machine is gone: its backend does not know it any more; delete this VM".to_owned(),
-        ),
+        (Phase::Running | Phase::Stopped, Sight::Gone) => Recovery::Ended(GONE.to_owned()),
         (Phase::Stopped, Sight::There { power: PowerState::Running, .. }) => Recovery::CameBack,
+        // Somebody starts it; when it has come up it is to be recorded.
+        (Phase::Stopped, Sight::There { power: PowerState::Starting, .. }) => {
+            Recovery::Resume(Operation::Start)
+        }
         (Phase::Running | Phase::Stopped, _) => Recovery::Nothing,
         _ => unfinished(phase, holds).map_or(Recovery::Nothing, Recovery::Resume),
     }
 }
+
+/// What a VM's record says when its machine is not there any more.
+pub(super) const GONE: &str =
+    "the machine is gone: its backend does not know it any more; delete this VM";
 
 fn with_detail(message: &str, detail: &Option<String>) -> String {
     match detail.as_deref().map(str::trim) {
@@ -281,6 +287,11 @@ mod tests {
                         assert_eq!(recovery, Recovery::Resume(Operation::Undo))
                     }
                     (Some(operation), _) => assert_eq!(recovery, Recovery::Resume(operation)),
+                    (None, Sight::There { power: PowerState::Starting, .. })
+                        if phase == Phase::Stopped =>
+                    {
+                        assert_eq!(recovery, Recovery::Resume(Operation::Start));
+                    }
                     (None, _) => assert!(!matches!(recovery, Recovery::Resume(_))),
                 }
             }

@@ -127,7 +127,7 @@ impl Inner {
         let begun = begin(Arc::clone(&progress)).await?;
         self.aim(slot, vm, begun.ssh);
         progress(Progress { stage: "booting".to_owned(), percent: None });
-        let boot = limits.boot_timeout + deadlines.boot_slack;
+        let boot = limits.boot_timeout.min(deadlines.boot) + deadlines.boot_slack;
         let ready =
             within(boot, "booting the machine", backend.calls.await_ready(&vm.id, progress))
                 .await?;
@@ -224,9 +224,7 @@ impl Inner {
                 let source = BackendError::new(BackendErrorKind::Internal, message);
                 return Err(self.note_failure(slot, &vm, "stopped", source).await);
             }
-            Err(error) if is_not_found(&error) => {
-                Some("the machine is gone; delete this VM".to_owned())
-            }
+            Err(error) if is_not_found(&error) => Some(lifecycle::GONE.to_owned()),
             Err(source) => return Err(self.note_failure(slot, &vm, "stopped", source).await),
         };
         self.aim(slot, &vm, None);

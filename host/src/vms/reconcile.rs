@@ -67,8 +67,11 @@ pub(super) async fn at_start(inner: &Arc<Inner>) -> Result<Rounds, StoreError> {
 /// The rounds afterwards, until the service is shut down or dropped.
 pub(super) async fn run(service: Weak<Inner>, quiet: CancellationToken, mut rounds: Rounds) {
     while let Some(inner) = service.upgrade() {
-        inner.round(&mut rounds).await;
         let pause = inner.config.retry_every;
+        // A round that is cut off is as good as none: the next start has one.
+        if quiet.run_until_cancelled(inner.round(&mut rounds)).await.is_none() {
+            return;
+        }
         drop(inner);
         if quiet.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
@@ -177,6 +180,9 @@ impl Inner {
                     self.spawn(slot, operation, None, None);
                 }
             }
+            // As recorded the last time.
+            Recovery::Ended(message)
+                if vm.phase == Phase::Stopped && vm.error_message.as_deref() == Some(&message) => {}
             Recovery::Ended(message) => {
                 self.correct(seen, async |slot| {
                     self.aim(slot, vm, None);
@@ -209,6 +215,13 @@ impl Inner {
                     && vm.phase == Phase::Running
                 {
                     self.follow(seen, instance).await;
+                } else if instance.is_some() && vm.error_message.as_deref() == Some(lifecycle::GONE)
+                {
+                    // The backend was wrong then.
+                    self.correct(seen, async |slot| {
+                        self.commit(slot, None, |vm| vm.error_message = None).await
+                    })
+                    .await;
                 }
             }
         }

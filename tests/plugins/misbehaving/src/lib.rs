@@ -85,9 +85,17 @@ impl VmBackend for Misbehaving {
             "dotdot" => return files::read("../provider.db", 0, 10).map(|_| well(id)),
             "absolute" => return files::read("/etc/passwd", 0, 10).map(|_| well(id)),
             "symlink" => return files::read("link", 0, 10).map(|_| well(id)),
-            "import" => return files::import_file("/etc/passwd", "stolen", &"0".repeat(64)).map(|()| well(id)),
-            "socket" => return Connection::unix("/run/dbus/system_bus_socket", Duration::from_secs(1)).map(|_| well(id)),
-            "loopback" => return Connection::loopback(22, Duration::from_secs(1)).map(|_| well(id)),
+            "import" => {
+                return files::import_file("/etc/passwd", "stolen", &"0".repeat(64))
+                    .map(|()| well(id));
+            }
+            "socket" => {
+                return Connection::unix("/run/dbus/system_bus_socket", Duration::from_secs(1))
+                    .map(|_| well(id));
+            }
+            "loopback" => {
+                return Connection::loopback(22, Duration::from_secs(1)).map(|_| well(id));
+            }
             "remember" => {
                 static mut CALLS: u32 = 0;
                 // SAFETY: a component has one thread.
