@@ -375,6 +375,8 @@ fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -91,6 +91,8 @@ fn says_the_same(one: &Table, other: &Table) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     const CATALOG: &str = r#"[images."debian-12"]
