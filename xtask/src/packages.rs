@@ -375,8 +375,6 @@ fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

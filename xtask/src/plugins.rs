@@ -175,8 +175,6 @@ fn remove_others(directory: &Path, plugins: &[PluginCrate]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     fn plugin(name: &str) -> PluginCrate {

@@ -1,6 +1,5 @@
 //! `cargo xtask run`: from a fresh clone to a running provider.
 
-use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -73,6 +72,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         );
     }
 
+    provider_files::make_data_directory(data_dir)?;
     let mut command = Command::new(provider);
     command.arg("dev").args(&arguments.provider);
     if local_image {
@@ -192,7 +192,6 @@ fn public_key(data_dir: &Path) -> Result<PathBuf> {
     let private = data_dir.join("dev-ssh-key");
     let public = data_dir.join("dev-ssh-key.pub");
     if !public.exists() {
-        fs::create_dir_all(data_dir).with_context(|| format!("making {}", data_dir.display()))?;
         let mut command = Command::new("ssh-keygen");
         command
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "golem-provider-dev", "-f"])
@@ -205,8 +204,6 @@ fn public_key(data_dir: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     fn listed(default_image_origin: &str) -> Settings {

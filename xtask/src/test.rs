@@ -147,8 +147,6 @@ fn run_tests(command: &mut Command) -> Result<(Totals, bool)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
