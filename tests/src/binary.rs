@@ -43,16 +43,24 @@ fn find() -> Result<PathBuf> {
         Some(other) => other,
         None => bail!("{} does not lie in a profile's directory", test.display()),
     };
-    // With the features that the whole workspace needs, as `cargo test --workspace` has built everything already.
+    // Exactly as `cargo test --workspace` builds it: another selection of crates would turn on other features of the
+    // dependencies, and compile all of them a second time.
     let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--workspace", "--bin", "golem-provider", "--profile", profile])
+        .args([
+            "test",
+            "--quiet",
+            "--workspace",
+            "--no-run",
+            "--profile",
+            if profile == "dev" { "test" } else { profile },
+        ])
         .arg("--target-dir")
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("starting cargo")?;
     if !built.status.success() {
-        bail!("cargo build failed:\n{}", String::from_utf8_lossy(&built.stderr));
+        bail!("building the provider failed:\n{}", String::from_utf8_lossy(&built.stderr));
     }
     Ok(profile_dir.join("golem-provider"))
 }
