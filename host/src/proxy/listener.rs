@@ -134,7 +134,7 @@ impl Link {
 pub(super) struct OpenSession(Arc<Link>);
 
 impl OpenSession {
-    fn new(link: &Arc<Link>) -> OpenSession {
+    pub(super) fn new(link: &Arc<Link>) -> OpenSession {
         link.connections_open.fetch_add(1, Ordering::Relaxed);
         OpenSession(Arc::clone(link))
     }

@@ -7,8 +7,8 @@
 //! [`Proxy`] opens, aims and closes ports. The task of a port (`listener`) accepts, applies the
 //! cap and owns its sessions, so that ending it ends them. A session (`session`) reaches the
 //! machine and then relays (`relay`): bytes are copied through a buffer shared by all sessions of
-//! a thread, or spliced through a borrowed pipe (`pipes`) once a stream is bulk (`pace`). `socket`
-//! holds the rules for a single connection.
+//! a thread (`buffer`), or spliced through a borrowed pipe (`pipes`) once a stream is bulk
+//! (`pace`). `socket` holds the rules for a single connection.
 //!
 //! A connection is transparent: the end of either stream is passed on, an abort stays an abort, and
 //! whatever cannot reach its machine is reset. Memory per connection is bounded.
@@ -16,6 +16,7 @@
 //! This is the innermost layer. It knows ports and addresses, not VMs, and calls nothing else of
 //! the host; whoever manages VMs calls it.
 
+mod buffer;
 mod listener;
 mod pace;
 mod pipes;

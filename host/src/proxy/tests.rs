@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
+use super::listener::OpenSession;
 use super::*;
 
 /// Far more than anything here takes; reached only by a fault.
@@ -50,10 +51,14 @@ async fn silent_machine() -> (SocketAddr, SilentMachine) {
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let mut queued = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
-    {
-        queued.push(stream);
+    // Twice without an answer: once could be this machine being busy.
+    let mut unanswered = 0;
+    while unanswered < 2 {
+        let attempt = TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(300), attempt).await {
+            Ok(stream) => queued.push(stream.unwrap()),
+            Err(_) => unanswered += 1,
+        }
     }
     (address, SilentMachine { listener, queued })
 }
@@ -665,16 +670,33 @@ async fn bulk_streams_use_pipes_and_give_them_back() {
     let mut vm = accept(&machine).await;
     shake_hands(&mut client, &mut vm).await;
     assert_eq!(lent(), 0);
-    let accepted = write_until_held_up(&mut client, 256 * MIB).await;
-    assert_eq!(lent(), 1);
+    let mut accepted = 0;
+    while lent() == 0 {
+        accepted += write_until_held_up(&mut client, 256 * MIB).await;
+    }
     let mut heard = vec![0; accepted];
     within(vm.read_exact(&mut heard)).await.unwrap();
     eventually("a stream that pauses has given its pipe back", || lent() == 0).await;
 
-    write_until_held_up(&mut client, 256 * MIB).await;
-    assert_eq!(lent(), 1);
+    while lent() == 0 {
+        write_until_held_up(&mut client, 256 * MIB).await;
+    }
     drop((client, vm));
     eventually("a stream that was aborted has given its pipe back", || lent() == 0).await;
+}
+
+#[tokio::test]
+async fn a_session_is_small() {
+    let (machine, address) = machine().await;
+    let proxy = Proxy::new(config());
+    let port = open(&proxy, Some(address)).await;
+    let client = connect(port).await;
+    let _vm = accept(&machine).await;
+    let link = proxy.shared.registry.link(port).unwrap();
+    let session = session::run(client, address, OpenSession::new(&link));
+    let size = std::mem::size_of_val(&session);
+    // With the task's own header and the two sockets' registrations this stays below 2.5 KiB.
+    assert!(size <= 640, "{size} bytes");
 }
 
 #[tokio::test]

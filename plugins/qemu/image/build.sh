@@ -13,8 +13,8 @@
 # Packages come from where this machine's apt gets Debian's; GOLEM_IMAGE_MIRROR and
 # GOLEM_IMAGE_SECURITY_MIRROR name other places.
 #
-# Result: DIR/catalog.toml, which names the disk, the kernel and the initrd in DIR/builds/…/. A
-# build never changes or removes an earlier one: disks of existing machines are overlays on it.
+# Result: DIR/catalog.toml, which names the disk, the kernel and the initrd in DIR/builds/…/. The
+# build before stays, for a provider whose configuration still names it.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
@@ -223,7 +223,7 @@ publish() {
   step "computing checksums and writing the catalog (seconds)"
   build=$out/builds/$(date +%Y%m%d%H%M%S)-$key
   mkdir -p "$build"
-  # Read-only: every machine's disk is an overlay on this one.
+  # Read-only: the catalog states their checksums.
   install -m 444 "$work/vmlinux" "$build/vmlinux"
   install -m 444 "$work/initrd.cpio" "$build/initrd"
   chmod 444 "$work/disk.qcow2"
@@ -243,6 +243,8 @@ TOML
   local file
   for file in disk.qcow2 vmlinux initrd; do ln -sfn "$build/$file" "$out/$file"; done
   mv "$work/catalog.toml" "$catalog"
+  # The names begin with the time, so the last two are the newest.
+  find "$out/builds" -mindepth 1 -maxdepth 1 -type d | sort | head -n -2 | xargs -r rm -r
 }
 
 install_packages

@@ -82,7 +82,7 @@ pub(super) fn replace(
     partial_name.push(format!(".{}.partial", uuid::Uuid::new_v4().simple()));
     let partial = parent.join(partial_name);
     let written = directory
-        .open_with(&partial, OpenOptions::new().write(true).create_new(true).mode(0o600))
+        .open_with(&partial, OpenOptions::new().read(true).write(true).create_new(true).mode(0o600))
         .and_then(|mut file| {
             fill(&mut file)?;
             file.sync_all()
