@@ -37,10 +37,13 @@ const SWEEP_EVERY: u32 = 8192;
 /// Memory is bounded by the addresses that asked within the last minute, and [`SWEEP_EVERY`].
 pub struct RateLimiter<C: Clock = DefaultClock> {
     /// `None`: no limit.
-    governor: Option<Governor<IpAddr, DashMapStateStore<IpAddr>, C, NoOpMiddleware<C::Instant>>>,
+    governor: Option<Buckets<C>>,
     clock: C,
     since_sweep: AtomicU32,
 }
+
+type Buckets<C> =
+    Governor<IpAddr, DashMapStateStore<IpAddr>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 impl RateLimiter {
     /// 0 lifts the limit.

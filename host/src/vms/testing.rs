@@ -448,6 +448,7 @@ impl Default for Fixture {
         let deadlines = Deadlines {
             create: Duration::from_millis(400),
             start: Duration::from_millis(400),
+            boot: Duration::from_secs(60),
             boot_slack: Duration::ZERO,
             stop_slack: Duration::from_millis(400),
             delete: Duration::from_millis(400),
