@@ -28,7 +28,7 @@ use crate::{
     accelerator::Accelerator,
     machine::{self, Processes},
     qmp::Monitor,
-    record::{self, Paths, RunRecord, Wanted},
+    record::{self, Paths, RunRecord},
     settings::{AcceleratorChoice, Settings},
 };
 
@@ -64,17 +64,14 @@ enum Answer {
 pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
     let mut deadline: Option<Deadline> = None;
     loop {
+        // In this order: what was asked for is written before a process is ended.
+        let live = machine::live(paths)?;
         let record = machine::existing(paths)?;
-        if record.wanted == Wanted::Stopped {
-            return Err(Error::FailedPrecondition(format!(
-                "the machine {} was asked to stop",
-                paths.id()
-            )));
-        }
-        let Some(live) = machine::live(paths)? else {
+        machine::refuse_if_stopped(&record)?;
+        let Some(live) = live else {
             let run = record::load_run(paths)?.filter(|run| run.launch == record.launches);
-            let words = machine::last_words(paths);
-            fall_back(paths, settings, run.as_ref(), &words)?;
+            let accelerator = run.map(|run| run.accelerator);
+            fall_back(paths, settings, accelerator, &machine::last_words(paths))?;
             continue;
         };
         let run = match machine::run_of(paths, live)? {
@@ -85,7 +82,7 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                     pid: live.pid,
                     launch: live.launch,
                     ssh_port: endpoint.port,
-                    accelerator: Accelerator::Tcg,
+                    accelerator: live.accelerator,
                     ssh_answered: false,
                 },
                 None => {
@@ -109,7 +106,8 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                 clock::sleep(PAUSE);
             }
             Answer::Stuck(status) => {
-                fall_back(paths, settings, Some(&run), &format!("QEMU reports {status}"))?;
+                let reason = format!("QEMU reports {status}");
+                fall_back(paths, settings, Some(run.accelerator), &reason)?;
             }
         }
         if deadline.has_passed() {
@@ -127,11 +125,10 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
 fn fall_back(
     paths: &Paths,
     settings: &Settings,
-    run: Option<&RunRecord>,
+    accelerator: Option<Accelerator>,
     reason: &str,
 ) -> Result<()> {
-    let on_kvm = run.is_some_and(|run| run.accelerator == Accelerator::Kvm);
-    if on_kvm && settings.accelerator == AcceleratorChoice::Auto {
+    if accelerator == Some(Accelerator::Kvm) && settings.accelerator == AcceleratorChoice::Auto {
         progress::stage("starting again without KVM");
         return machine::restart_emulated(paths, settings, reason);
     }
