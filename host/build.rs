@@ -14,7 +14,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => out
             .ancestors()
             .map(|directory| directory.join("plugins"))
-            .find(|directory| BUNDLED.iter().all(|name| directory.join(format!("{name}.wasm")).is_file()))
+            .find(|directory| {
+                BUNDLED.iter().all(|name| directory.join(format!("{name}.wasm")).is_file())
+            })
             .unwrap_or_default(),
     };
     let mut list = String::from("&[\n");
@@ -22,12 +24,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         let file = built.join(format!("{name}.wasm"));
         println!("cargo::rerun-if-changed={}", file.display());
         if !file.is_file() {
-            return Err(format!("the plugin {name} is not built yet: run `cargo xtask plugins` first").into());
+            return Err(format!(
+                "the plugin {name} is not built yet: run `cargo xtask plugins` first"
+            )
+            .into());
         }
         fs::copy(&file, out.join(format!("{name}.wasm")))?;
-        writeln!(list, "    ({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.wasm\"))),")?;
+        writeln!(
+            list,
+            "    ({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.wasm\"))),"
+        )?;
     }
     list.push(']');
+    // The unit tests load plugins that are not bundled from there.
+    println!("cargo::rustc-env=GOLEM_PLUGINS_BUILD_DIR={}", built.display());
     fs::write(out.join("bundled.rs"), list)?;
     Ok(())
 }

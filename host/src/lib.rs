@@ -1,7 +1,30 @@
 //! The provider node: a host that rents out virtual machines, and loads WebAssembly components for what differs from
 //! operator to operator.
 //!
-//! (The map of the house comes here.)
+//! ```text
+//! main ─ cli ─ node            the command line; what builds everything out of the settings and ends it in order
+//!          │
+//!          ├ settings telemetry   read once, at the start
+//!          ├ api                  HTTP: what requestors see
+//!          ├ vms                  a VM's life: the one who decides
+//!          │   ├ resources ports  is there room, and which port
+//!          │   ├ store            SQLite: what has to last
+//!          │   ├ proxy            TCP from a port to a machine
+//!          │   └ plugins          backends behind one trait; the engine that runs components
+//!          └ payments             the key that stands for the provider
+//! ```
+//!
+//! A module calls those below it and none above. Only `plugins` knows wasmtime, only `store` knows SQL, only `api` knows HTTP.
 
+pub mod api;
+pub mod cli;
+pub mod node;
+pub mod payments;
 pub mod plugins;
+pub mod ports;
 pub mod proxy;
+pub mod resources;
+pub mod settings;
+pub mod store;
+pub mod telemetry;
+pub mod vms;

@@ -1,1 +1,23 @@
-//! (being built)
+//! What the end-to-end tests stand on: a real provider, real QEMU, and OpenSSH's own client.
+//!
+//! Nothing in here knows how the provider is built inside. It is started as an operator starts it ([`Provider`]), spoken to
+//! as a requestor speaks to it ([`Client`], [`Ssh`]), and looked at from outside, through `/proc` ([`processes`]), its
+//! files and its database ([`database`]). What a test starts ends with it, also when the test fails.
+//!
+//! The tests are in `tests/tests/`: `refusals.rs` needs no VM; `vm_life.rs` boots a few, and is one program so that no two
+//! programs boot at the same time. It needs the image that `cargo xtask image` builds.
+
+mod binary;
+mod client;
+pub mod database;
+mod images;
+pub mod ports;
+pub mod processes;
+mod provider;
+mod ssh;
+pub mod wait;
+
+pub use client::{Answer, Client};
+pub use images::{DEFAULT_IMAGE, Image};
+pub use provider::{Ended, Provider, Setup};
+pub use ssh::{Key, KeyKind, Output, Ssh};

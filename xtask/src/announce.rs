@@ -120,11 +120,7 @@ In another terminal:
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-    if text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -160,10 +156,8 @@ mod tests {
         let from = lines.find("-d ").unwrap() + 3;
         let argument = &lines[from..lines[from..].find("\n\n").unwrap() + from];
         // What a shell makes of the argument is what curl would send.
-        let output = Command::new("sh")
-            .args(["-c", &format!("printf %s {argument}")])
-            .output()
-            .unwrap();
+        let output =
+            Command::new("sh").args(["-c", &format!("printf %s {argument}")]).output().unwrap();
         let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(body["ssh_key"], "ssh-ed25519 AAAA me@host");
         assert_eq!(body["size"], "small");

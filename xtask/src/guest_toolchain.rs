@@ -32,11 +32,7 @@ const DEBIAN: &[Need] = &[
         package: "rust-web-src",
         purpose: "compile plugins (the standard library, as source)",
     },
-    Need {
-        evidence: Evidence::Program(DEBIAN_LINKER),
-        package: "lld-19",
-        purpose: "link plugins",
-    },
+    Need { evidence: Evidence::Program(DEBIAN_LINKER), package: "lld-19", purpose: "link plugins" },
 ];
 
 /// The way a person asked for, if any.

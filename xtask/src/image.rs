@@ -60,9 +60,9 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
 fn default_directory() -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
         Some(cache) => PathBuf::from(cache),
-        None => std::env::home_dir()
-            .context("neither XDG_CACHE_HOME nor HOME is set")?
-            .join(".cache"),
+        None => {
+            std::env::home_dir().context("neither XDG_CACHE_HOME nor HOME is set")?.join(".cache")
+        }
     };
     Ok(cache.join("golem-provider/images").join(ALIAS))
 }

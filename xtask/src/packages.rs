@@ -3,8 +3,10 @@
 //! The list is data ([`Need`]); [`missing`] looks at the machine; [`install`] makes it so through
 //! apt, where there is apt and root, and otherwise says what to install by hand.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,39 +30,22 @@ pub struct Need {
 }
 
 const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Need {
-    Need {
-        evidence: Evidence::Program(name),
-        package,
-        purpose,
-    }
+    Need { evidence: Evidence::Program(name), package, purpose }
 }
 
 #[cfg(target_arch = "aarch64")]
-const QEMU: Need = program(
-    "qemu-system-aarch64",
-    "qemu-system-arm",
-    "run virtual machines",
-);
+const QEMU: Need = program("qemu-system-aarch64", "qemu-system-arm", "run virtual machines");
 #[cfg(not(target_arch = "aarch64"))]
-const QEMU: Need = program(
-    "qemu-system-x86_64",
-    "qemu-system-x86",
-    "run virtual machines",
-);
+const QEMU: Need = program("qemu-system-x86_64", "qemu-system-x86", "run virtual machines");
+
+/// Goes with [`QEMU`], in the same version.
+const QEMU_UTILS: &str = "qemu-utils";
 
 /// What the provider itself uses, and what it takes to build it beside Rust.
 pub const PROVIDER: &[Need] = &[
     QEMU,
-    program(
-        "qemu-img",
-        "qemu-utils",
-        "make the disks of virtual machines",
-    ),
-    program(
-        "nft",
-        "nftables",
-        "keep virtual machines away from this machine's own services",
-    ),
+    program("qemu-img", QEMU_UTILS, "make the disks of virtual machines"),
+    program("nft", "nftables", "keep virtual machines away from this machine's own services"),
     program("ssh", "openssh-client", "log in to virtual machines"),
     program("curl", "curl", "talk to the provider's API from a shell"),
     program("gcc", "gcc", "build the database library"),
@@ -73,11 +58,7 @@ pub const PROVIDER: &[Need] = &[
 
 /// What building a disk image on this machine takes.
 pub const IMAGE_BUILDER: &[Need] = &[
-    program(
-        "mmdebstrap",
-        "mmdebstrap",
-        "install Debian into a directory",
-    ),
+    program("mmdebstrap", "mmdebstrap", "install Debian into a directory"),
     program("mke2fs", "e2fsprogs", "make the image's file system"),
     program("sfdisk", "fdisk", "partition the image"),
     Need {
@@ -85,11 +66,7 @@ pub const IMAGE_BUILDER: &[Need] = &[
         package: "grub-pc-bin",
         purpose: "make the image bootable by firmware",
     },
-    program(
-        "grub-mkimage",
-        "grub-common",
-        "make the image bootable by firmware",
-    ),
+    program("grub-mkimage", "grub-common", "make the image bootable by firmware"),
     Need {
         evidence: Evidence::File(&["/usr/share/keyrings/debian-archive-keyring.gpg"]),
         package: "debian-archive-keyring",
@@ -100,7 +77,7 @@ pub const IMAGE_BUILDER: &[Need] = &[
     program("zstd", "zstd", "unpack the image's kernel"),
     program("xz", "xz-utils", "unpack the image's kernel"),
     program("python3", "python3", "run the image builder's tools"),
-    program("qemu-img", "qemu-utils", "write the image"),
+    program("qemu-img", QEMU_UTILS, "write the image"),
     Need {
         evidence: Evidence::File(&[
             "/usr/lib/x86_64-linux-gnu/libc.a",
@@ -127,6 +104,15 @@ fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     file.metadata()
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Evidence::Program(name) => write!(formatter, "the program {name}"),
+            Evidence::File(files) => write!(formatter, "the file {}", files.join(" or ")),
+        }
+    }
 }
 
 impl Need {
@@ -162,7 +148,11 @@ pub fn install(missing: &[&Need], log: &Path) -> Result<()> {
     for need in missing {
         eprintln!("    {:<24} to {}", need.package, need.purpose);
     }
-    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let mut packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    // Named together, so that apt makes their versions agree.
+    if packages.contains(&QEMU.package) && !packages.contains(&QEMU_UTILS) {
+        packages.push(QEMU_UTILS);
+    }
     let apt = match Apt::find() {
         Ok(apt) => apt,
         Err(why) => bail!(
@@ -170,7 +160,13 @@ pub fn install(missing: &[&Need], log: &Path) -> Result<()> {
             by_hand(&packages, &Distribution::of_this_machine())
         ),
     };
-    apt.install(&packages, log)
+    apt.install(&packages, log)?;
+    for need in missing {
+        if !need.is_there() {
+            bail!("the package {} is installed, but {} is not there", need.package, need.evidence);
+        }
+    }
+    Ok(())
 }
 
 /// What goes before a program to run it as root: nothing, sudo, or `None` where neither works.
@@ -178,9 +174,7 @@ pub fn root_prefix() -> Option<&'static [&'static str]> {
     if user_id() == Some(0) {
         return Some(&[]);
     }
-    ui::output_of(Command::new("sudo").args(["-n", "true"]))
-        .is_some()
-        .then_some(&["sudo", "-n"])
+    ui::output_of(Command::new("sudo").args(["-n", "true"])).is_some().then_some(&["sudo", "-n"])
 }
 
 /// A way to run apt-get as root.
@@ -193,7 +187,7 @@ impl Apt {
     fn find() -> Result<Apt, String> {
         if find_program("apt-get").is_none() {
             return Err(
-                "This machine has no apt-get, so they have to be installed by hand".to_owned(),
+                "This machine has no apt-get, so they have to be installed by hand".to_owned()
             );
         }
         let Some(through) = root_prefix() else {
@@ -203,60 +197,49 @@ impl Apt {
     }
 
     fn command(&self) -> Command {
-        // Through `env`, since sudo clears the environment.
-        let words = [
-            self.through,
-            &[
-                "env",
-                "DEBIAN_FRONTEND=noninteractive",
-                "NEEDRESTART_MODE=a",
-                "apt-get",
-            ],
-        ]
-        .concat();
-        let mut command = Command::new(words[0]);
-        command
-            .args(&words[1..])
-            .args(["-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"]);
+        const ENVIRONMENT: [(&str, &str); 2] =
+            [("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_MODE", "a")];
+        let mut command = match self.through {
+            [] => {
+                let mut command = Command::new("apt-get");
+                command.envs(ENVIRONMENT);
+                command
+            }
+            [sudo, options @ ..] => {
+                // Through `env`, since sudo clears the environment.
+                let mut command = Command::new(sudo);
+                command.args(options).arg("env");
+                command.args(ENVIRONMENT.map(|(name, value)| format!("{name}={value}")));
+                command.arg("apt-get");
+                command
+            }
+        };
+        command.args(["-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"]);
         command
     }
 
     fn install(&self, packages: &[&str], log: &Path) -> Result<()> {
-        let step = Step::start("updating the list of packages", Some("10 s"));
-        match ui::run_logged(self.command().arg("update"), log) {
-            Ok(()) => step.done(),
-            // One source of many that does not answer is no reason to stop: what matters is
-            // whether these packages can be had.
-            Err(_) => step.gave_up(&format!("see {}", log.display())),
-        }
-
-        let step = Step::start(
-            format!("installing {}", packages.join(" ")),
-            Some("10 s to a minute"),
-        );
-        let plain = ["install", "-y", "--no-install-recommends"];
+        self.update(log);
+        let step =
+            Step::start(format!("installing {}", packages.join(" ")), Some("10 s to a minute"));
+        // Without --no-remove apt would rather remove a package that is in the way than fail.
+        let plain = ["install", "-y", "--no-install-recommends", "--no-remove"];
         let Err(error) = ui::run_logged(self.command().args(plain).args(packages), log) else {
             step.done();
             return Ok(());
         };
-        // A qemu-utils from backports, newer than the QEMU that can be had, blocks QEMU itself:
-        // both come from one source and want the same version.
-        let Some(version) = self.version_beside(QEMU.package, packages) else {
+        let Some(pattern) = downgrade_of_qemu_utils(packages) else {
             return Err(error.context("installing packages"));
         };
         step.gave_up("held back by a qemu-utils of another version");
         let step = Step::start(
-            format!("installing them with qemu-utils {version}"),
+            format!("installing them, and qemu-utils in the version {pattern}"),
             Some("a minute"),
         );
-        let utils = format!("qemu-utils={version}");
-        let others = packages.iter().filter(|package| **package != "qemu-utils");
+        let utils = format!("{QEMU_UTILS}={pattern}");
+        let others = packages.iter().filter(|package| **package != QEMU_UTILS);
         ui::run_logged(
-            self.command()
-                .args(plain)
-                .arg("--allow-downgrades")
-                .args(others)
-                .arg(&utils),
+            self.command().args(plain).arg("--allow-downgrades").args(others).arg(&utils),
             log,
         )
         .context("installing packages")?;
@@ -264,37 +247,45 @@ impl Apt {
         Ok(())
     }
 
-    /// The version of qemu-utils that goes with the QEMU that would be installed, when QEMU is
-    /// among `packages`.
-    fn version_beside(&self, qemu: &str, packages: &[&str]) -> Option<String> {
-        if !packages.contains(&qemu) {
-            return None;
-        }
-        let policy = ui::output_of(
-            Command::new("apt-cache")
-                .args(["policy", qemu])
-                .env("LC_ALL", "C"),
-        )?;
-        upstream_pattern(candidate(&policy)?)
+    /// Renews apt's list of packages, once in a run of this program.
+    fn update(&self, log: &Path) {
+        static DONE: Once = Once::new();
+        DONE.call_once(|| {
+            let step = Step::start("updating the list of packages", Some("10 s"));
+            match ui::run_logged(self.command().arg("update"), log) {
+                Ok(()) => step.done(),
+                // One source of many that does not answer is no reason to stop: what matters is
+                // whether these packages can be had.
+                Err(_) => step.gave_up(&format!("see {}", log.display())),
+            }
+        });
     }
+}
+
+/// A qemu-utils from backports, newer than the QEMU that can be had, keeps that from being
+/// installed: both come from one source and want the same version. When this is so, and QEMU is
+/// among `packages`: a pattern for the version of qemu-utils that goes with it.
+fn downgrade_of_qemu_utils(packages: &[&str]) -> Option<String> {
+    if !packages.contains(&QEMU.package) {
+        return None;
+    }
+    let mut policy = Command::new("apt-cache");
+    let policy = ui::output_of(policy.args(["policy", QEMU.package]).env("LC_ALL", "C"))?;
+    let wanted = upstream(candidate(&policy)?)?;
+    let mut query = Command::new("dpkg-query");
+    let installed = ui::output_of(query.args(["-W", "-f", "${Version}", QEMU_UTILS]))?;
+    (upstream(&installed)? != wanted).then(|| format!("{wanted}*"))
 }
 
 /// The version that `apt-cache policy` says would be installed.
 fn candidate(policy: &str) -> Option<&str> {
-    let version = policy
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate:"))?
-        .trim();
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim();
     (version != "(none)").then_some(version)
 }
 
-/// A pattern for every Debian revision of a version: `1:7.2+dfsg-7` → `1:7.2*`.
-fn upstream_pattern(version: &str) -> Option<String> {
-    let upstream = version
-        .split(['+', '-', '~'])
-        .next()
-        .filter(|upstream| !upstream.is_empty())?;
-    Some(format!("{upstream}*"))
+/// A version without Debian's part of it: `1:7.2+dfsg-7` → `1:7.2`.
+fn upstream(version: &str) -> Option<&str> {
+    version.split(['+', '-', '~']).next().filter(|upstream| !upstream.is_empty())
 }
 
 /// The effective user's id, where `/proc` tells it.
@@ -324,10 +315,7 @@ impl Distribution {
     fn from_os_release(text: &str) -> Distribution {
         let names = text
             .lines()
-            .filter_map(|line| {
-                line.strip_prefix("ID=")
-                    .or_else(|| line.strip_prefix("ID_LIKE="))
-            })
+            .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
             .flat_map(|value| value.trim_matches(['"', '\'']).split_whitespace());
         for name in names {
             return match name {
@@ -353,42 +341,17 @@ fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
                 packages.join(" ")
             );
         }
-        Distribution::Fedora => (
-            "dnf install",
-            &[
-                "qemu-kvm",
-                "qemu-img",
-                "nftables",
-                "openssh-clients",
-                "curl",
-                "gcc",
-            ],
-        ),
-        Distribution::Arch => (
-            "pacman -S",
-            &["qemu-base", "nftables", "openssh", "curl", "gcc"],
-        ),
+        Distribution::Fedora => {
+            ("dnf install", &["qemu-kvm", "qemu-img", "nftables", "openssh-clients", "curl", "gcc"])
+        }
+        Distribution::Arch => ("pacman -S", &["qemu-base", "nftables", "openssh", "curl", "gcc"]),
         Distribution::Suse => (
             "zypper install",
-            &[
-                "qemu-x86",
-                "qemu-tools",
-                "nftables",
-                "openssh-clients",
-                "curl",
-                "gcc",
-            ],
+            &["qemu-x86", "qemu-tools", "nftables", "openssh-clients", "curl", "gcc"],
         ),
         Distribution::Alpine => (
             "apk add",
-            &[
-                "qemu-system-x86_64",
-                "qemu-img",
-                "nftables",
-                "openssh-client",
-                "curl",
-                "build-base",
-            ],
+            &["qemu-system-x86_64", "qemu-img", "nftables", "openssh-client", "curl", "build-base"],
         ),
         Distribution::Other => {
             return format!(
@@ -398,17 +361,10 @@ fn by_hand(packages: &[&str], distribution: &Distribution) -> String {
         }
     };
     let mut text = String::new();
-    if qemu
-        || packages
-            .iter()
-            .any(|package| PROVIDER.iter().any(|need| need.package == *package))
-    {
+    if qemu || packages.iter().any(|package| PROVIDER.iter().any(|need| need.package == *package)) {
         text = format!("As root:\n  {command} {}\n", known.join(" "));
     }
-    if packages
-        .iter()
-        .any(|package| IMAGE_BUILDER.iter().any(|need| need.package == *package))
-    {
+    if packages.iter().any(|package| IMAGE_BUILDER.iter().any(|need| need.package == *package)) {
         text.push_str(
             "The image builder works on Debian and Ubuntu only. With internet access none is needed: \
              published cloud images are downloaded.",
@@ -424,10 +380,7 @@ mod tests {
     #[test]
     fn qemu_utils_are_asked_for_in_the_version_of_the_qemu_that_can_be_had() {
         let policy = "qemu-system-x86:\n  Installed: (none)\n  Candidate: 1:7.2+dfsg-7+deb12u18+b3\n  Version table:\n";
-        assert_eq!(
-            candidate(policy).and_then(upstream_pattern).as_deref(),
-            Some("1:7.2*")
-        );
+        assert_eq!(candidate(policy).and_then(upstream), Some("1:7.2"));
         assert_eq!(candidate("qemu:\n  Candidate: (none)\n"), None);
     }
 
@@ -442,20 +395,14 @@ mod tests {
             Distribution::from_os_release("ID=linuxmint\nID_LIKE=\"ubuntu debian\""),
             Distribution::Debian
         );
-        assert_eq!(
-            Distribution::from_os_release("ID=void\n"),
-            Distribution::Other
-        );
+        assert_eq!(Distribution::from_os_release("ID=void\n"), Distribution::Other);
     }
 
     #[test]
     fn where_it_takes_a_hand_every_missing_package_is_named() {
         for distribution in [Distribution::Debian, Distribution::Other] {
             let text = by_hand(&["qemu-utils", "cpio"], &distribution);
-            assert!(
-                text.contains("qemu-utils") && text.contains("cpio"),
-                "{text}"
-            );
+            assert!(text.contains("qemu-utils") && text.contains("cpio"), "{text}");
         }
     }
 

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use wasm_encoder::{ComponentSection, CustomSection};
 use wit_component::ComponentEncoder;
 
 use crate::guest_toolchain::{GuestToolchain, Preference, TARGET};
@@ -19,6 +20,9 @@ use crate::workspace::{PluginCrate, Workspace};
 
 /// The cargo profile of what is shipped as a component.
 const PROFILE: &str = "plugin";
+
+/// The custom section that the provider reads a plugin's manifest from.
+const MANIFEST_SECTION: &str = "golem:plugin-manifest";
 
 /// Builds the plugins as WebAssembly components into target/plugins/
 ///
@@ -53,8 +57,9 @@ pub fn build(workspace: &Workspace, toolchain: GuestToolchain) -> Result<()> {
                 plugin.package
             );
         };
-        let component =
+        let mut component =
             encode(module).with_context(|| format!("making a component of {}", plugin.package))?;
+        append_manifest(&mut component, &plugin.manifest)?;
         write_if_changed(&directory.join(format!("{}.wasm", plugin.name)), &component)?;
     }
     remove_others(&directory, &workspace.plugins)?;
@@ -78,13 +83,7 @@ fn compile(workspace: &Workspace, toolchain: GuestToolchain) -> Result<HashMap<S
     }
     let mut command = toolchain.cargo_build();
     command
-        .args([
-            "--profile",
-            PROFILE,
-            "--lib",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["--profile", PROFILE, "--lib", "--message-format", "json-render-diagnostics"])
         // A directory of its own: the host's build and this one do not wait for each other.
         .arg("--target-dir")
         .arg(workspace.target.join("guest"))
@@ -100,18 +99,14 @@ fn compile(workspace: &Workspace, toolchain: GuestToolchain) -> Result<HashMap<S
         if message.reason != "compiler-artifact" {
             continue;
         }
-        let module = message.filenames.iter().find(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "wasm")
-        });
+        let module = message
+            .filenames
+            .iter()
+            .find(|file| file.extension().is_some_and(|extension| extension == "wasm"));
         let (Some(id), Some(module)) = (message.package_id, module) else {
             continue;
         };
-        if let Some(plugin) = workspace
-            .plugins
-            .iter()
-            .find(|plugin| names(&id, &plugin.package))
-        {
+        if let Some(plugin) = workspace.plugins.iter().find(|plugin| names(&id, &plugin.package)) {
             modules.insert(plugin.package.clone(), module.clone());
         }
     }
@@ -120,10 +115,7 @@ fn compile(workspace: &Workspace, toolchain: GuestToolchain) -> Result<HashMap<S
 
 /// Runs cargo with its progress on the terminal; gives its standard output.
 fn run_cargo(command: &mut Command) -> Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting cargo")?;
+    let output = command.stderr(Stdio::inherit()).output().context("starting cargo")?;
     if !output.status.success() {
         bail!("compiling the plugins for {TARGET} failed");
     }
@@ -138,10 +130,19 @@ fn names(id: &str, package: &str) -> bool {
 
 fn encode(module: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(module).with_context(|| format!("reading {}", module.display()))?;
-    ComponentEncoder::default()
-        .validate(true)
-        .module(&bytes)?
-        .encode()
+    ComponentEncoder::default().validate(true).module(&bytes)?.encode()
+}
+
+/// Puts the text of the plugin's manifest, if there is one, into its component.
+fn append_manifest(component: &mut Vec<u8>, manifest: &Path) -> Result<()> {
+    let text = match fs::read(manifest) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", manifest.display())),
+    };
+    CustomSection { name: MANIFEST_SECTION.into(), data: text.into() }
+        .append_to_component(component);
+    Ok(())
 }
 
 fn write_if_changed(file: &Path, bytes: &[u8]) -> Result<()> {
@@ -161,13 +162,10 @@ fn remove_others(directory: &Path, plugins: &[PluginCrate]) -> Result<()> {
         fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?
     {
         let path = entry?.path();
-        let is_component = path
-            .extension()
-            .is_some_and(|extension| extension == "wasm");
-        let is_known = plugins.iter().any(|plugin| {
-            path.file_stem()
-                .is_some_and(|stem| stem == plugin.name.as_str())
-        });
+        let is_component = path.extension().is_some_and(|extension| extension == "wasm");
+        let is_known = plugins
+            .iter()
+            .any(|plugin| path.file_stem().is_some_and(|stem| stem == plugin.name.as_str()));
         if is_component && !is_known {
             fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
         }
@@ -183,15 +181,13 @@ mod tests {
         PluginCrate {
             package: format!("golem-plugin-{name}"),
             name: name.to_owned(),
+            manifest: PathBuf::new(),
         }
     }
 
     #[test]
     fn a_package_is_known_by_cargos_id_for_it() {
-        assert!(names(
-            "path+file:///x/plugins/qemu#golem-plugin-qemu@0.1.0",
-            "golem-plugin-qemu"
-        ));
+        assert!(names("path+file:///x/plugins/qemu#golem-plugin-qemu@0.1.0", "golem-plugin-qemu"));
         assert!(!names(
             "path+file:///x/plugins/qemu2#golem-plugin-qemu2@0.1.0",
             "golem-plugin-qemu"
@@ -205,10 +201,7 @@ mod tests {
         write_if_changed(&file, b"one").unwrap();
         let long_ago =
             std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-        fs::File::open(&file)
-            .unwrap()
-            .set_modified(long_ago)
-            .unwrap();
+        fs::File::open(&file).unwrap().set_modified(long_ago).unwrap();
         write_if_changed(&file, b"one").unwrap();
         assert_eq!(file.metadata().unwrap().modified().unwrap(), long_ago);
         write_if_changed(&file, b"two").unwrap();

@@ -39,27 +39,16 @@ pub fn offer_image(config: &Path, catalog: &Path, alias: &str) -> Result<()> {
 /// `granted` among `grants.files`.
 fn with_image(present: &str, catalog: &str, alias: &str, granted: &str) -> Result<String> {
     let mut config: DocumentMut = present.parse().context("it is not valid TOML")?;
-    let catalog: DocumentMut = catalog
-        .parse()
-        .context("the image's catalog is not valid TOML")?;
-    let Some(image) = catalog
-        .get("images")
-        .and_then(|images| images.get(alias))
-        .and_then(Item::as_table)
+    let catalog: DocumentMut = catalog.parse().context("the image's catalog is not valid TOML")?;
+    let Some(image) =
+        catalog.get("images").and_then(|images| images.get(alias)).and_then(Item::as_table)
     else {
         bail!("the image's catalog has no image {alias}");
     };
 
-    let images = table(
-        table(config.as_table_mut(), "settings", false)?,
-        "images",
-        true,
-    )?;
+    let images = table(table(config.as_table_mut(), "settings", false)?, "images", true)?;
     // An entry that says the same is left alone, with what the operator wrote around it.
-    if !images
-        .get(alias)
-        .and_then(Item::as_table)
-        .is_some_and(|entry| says_the_same(entry, image))
+    if !images.get(alias).and_then(Item::as_table).is_some_and(|entry| says_the_same(entry, image))
     {
         let mut entry = image.clone();
         entry.set_position(None);
@@ -70,12 +59,8 @@ fn with_image(present: &str, catalog: &str, alias: &str, granted: &str) -> Resul
     }
 
     let grants = table(config.as_table_mut(), "grants", false)?;
-    let files = grants
-        .entry("files")
-        .or_insert_with(|| Item::Value(Value::Array(Array::new())));
-    let Some(files) = files.as_array_mut() else {
-        bail!("grants.files is not a list")
-    };
+    let files = grants.entry("files").or_insert_with(|| Item::Value(Value::Array(Array::new())));
+    let Some(files) = files.as_array_mut() else { bail!("grants.files is not a list") };
     if !files.iter().any(|file| file.as_str() == Some(granted)) {
         files.push(granted);
     }
@@ -89,8 +74,7 @@ fn table<'a>(parent: &'a mut Table, name: &str, implicit: bool) -> Result<&'a mu
         table.set_implicit(implicit);
         Item::Table(table)
     });
-    item.as_table_mut()
-        .with_context(|| format!("{name} is not a table with a header of its own"))
+    item.as_table_mut().with_context(|| format!("{name} is not a table with a header of its own"))
 }
 
 /// Whether two tables have the same keys and values, whatever their layout.
@@ -147,10 +131,7 @@ kernel = "/images/vmlinux"
         ] {
             assert!(once.contains(kept), "{kept} is not in:\n{once}");
         }
-        assert_eq!(
-            with_image(&once, CATALOG, "debian-12", "/images/").unwrap(),
-            once
-        );
+        assert_eq!(with_image(&once, CATALOG, "debian-12", "/images/").unwrap(), once);
     }
 
     #[test]
@@ -165,14 +146,8 @@ kernel = "/images/vmlinux"
         let again =
             with_image(&once, &CATALOG.replace("aa", "bb"), "debian-12", "/images/").unwrap();
         let config = parsed(&again);
-        assert_eq!(
-            config["settings"]["images"]["debian-12"]["sha256"].as_str(),
-            Some("bb")
-        );
-        assert_eq!(
-            config["settings"]["images"]["mine"]["source"].as_str(),
-            Some("/m")
-        );
+        assert_eq!(config["settings"]["images"]["debian-12"]["sha256"].as_str(), Some("bb"));
+        assert_eq!(config["settings"]["images"]["mine"]["source"].as_str(), Some("/m"));
         assert_eq!(again.matches("Written by").count(), 1, "{again}");
         assert_eq!(config["grants"]["files"].as_array().unwrap().len(), 1);
     }
@@ -180,17 +155,12 @@ kernel = "/images/vmlinux"
     #[test]
     fn a_file_that_is_not_what_it_should_be_is_an_error_and_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
-        let (config, catalog) = (
-            directory.path().join("qemu.toml"),
-            directory.path().join("catalog.toml"),
-        );
+        let (config, catalog) =
+            (directory.path().join("qemu.toml"), directory.path().join("catalog.toml"));
         fs::write(&catalog, CATALOG).unwrap();
         for broken in ["[settings", "settings = 3\n", "[grants]\nfiles = \"/x\"\n"] {
             fs::write(&config, broken).unwrap();
-            let error = format!(
-                "{:#}",
-                offer_image(&config, &catalog, "debian-12").unwrap_err()
-            );
+            let error = format!("{:#}", offer_image(&config, &catalog, "debian-12").unwrap_err());
             assert!(error.contains("qemu.toml"), "{error}");
             assert_eq!(fs::read_to_string(&config).unwrap(), broken);
         }

@@ -84,19 +84,14 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     }
     let public_key = public_key(&settings.data_dir)?;
     announce::in_background(port, &public_key)?;
-    ui::note(format!(
-        "starting golem-provider dev, data in {}",
-        settings.data_dir.display()
-    ));
+    ui::note(format!("starting golem-provider dev, data in {}", settings.data_dir.display()));
     let error = command.exec();
     Err(error).context("starting golem-provider")
 }
 
 fn build_provider(workspace: &Workspace) -> Result<PathBuf> {
-    let step = Step::start_loud(
-        "building the provider",
-        "seconds; five to ten minutes the first time",
-    );
+    let step =
+        Step::start_loud("building the provider", "seconds; five to ten minutes the first time");
     ui::run_shown(
         cargo()
             .args(["build", "--release", "--package", "golem-provider"])
@@ -108,10 +103,7 @@ fn build_provider(workspace: &Workspace) -> Result<PathBuf> {
 
 /// Whether the published images could be downloaded.
 fn image_site_answers() -> bool {
-    let step = Step::start(
-        format!("looking whether {} can be reached", IMAGE_SITE.0),
-        None,
-    );
+    let step = Step::start(format!("looking whether {} can be reached", IMAGE_SITE.0), None);
     let (send, receive) = mpsc::channel();
     // A thread of its own, since looking up a name has no time-out. It ends with the process.
     std::thread::spawn(move || {
@@ -141,19 +133,13 @@ struct Settings {
 
 impl Settings {
     fn read() -> Result<Settings> {
-        let mut settings = Settings {
-            data_dir: PathBuf::new(),
-            files: vec![dotenv(Path::new(".env"))?],
-        };
+        let mut settings =
+            Settings { data_dir: PathBuf::new(), files: vec![dotenv(Path::new(".env"))?] };
         settings.data_dir = match settings.get("DATA_DIR") {
             Some(directory) => PathBuf::from(directory),
-            None => std::env::home_dir()
-                .context("HOME is not set")?
-                .join(".golem/provider"),
+            None => std::env::home_dir().context("HOME is not set")?.join(".golem/provider"),
         };
-        settings
-            .files
-            .push(dotenv(&settings.data_dir.join(".env"))?);
+        settings.files.push(dotenv(&settings.data_dir.join(".env"))?);
         Ok(settings)
     }
 
@@ -161,18 +147,15 @@ impl Settings {
     fn get(&self, name: &str) -> Option<String> {
         let name = format!("{SETTINGS_PREFIX}{name}");
         let from_files = || self.files.iter().find_map(|file| file.get(&name).cloned());
-        std::env::var(&name)
-            .ok()
-            .or_else(from_files)
-            .filter(|value| !value.is_empty())
+        std::env::var(&name).ok().or_else(from_files).filter(|value| !value.is_empty())
     }
 
     fn port(&self) -> Result<u16> {
         match self.get("PORT") {
             None => Ok(DEFAULT_PORT),
-            Some(text) => text
-                .parse()
-                .with_context(|| format!("{SETTINGS_PREFIX}PORT={text} is not a port")),
+            Some(text) => {
+                text.parse().with_context(|| format!("{SETTINGS_PREFIX}PORT={text} is not a port"))
+            }
         }
     }
 }
@@ -183,18 +166,14 @@ fn dotenv(file: &Path) -> Result<HashMap<String, String>> {
     }
     let pairs =
         dotenvy::from_path_iter(file).with_context(|| format!("reading {}", file.display()))?;
-    pairs
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("reading {}", file.display()))
+    pairs.collect::<Result<_, _>>().with_context(|| format!("reading {}", file.display()))
 }
 
 /// The user's own public key; where there is none, that of a pair made for trying things out.
 fn public_key(data_dir: &Path) -> Result<PathBuf> {
     let own = std::env::home_dir().map(|home| home.join(".ssh"));
     let names = ["id_ed25519", "id_ecdsa", "id_rsa"];
-    let own = own
-        .into_iter()
-        .flat_map(|directory| names.map(|name| directory.join(name)));
+    let own = own.into_iter().flat_map(|directory| names.map(|name| directory.join(name)));
     for private in own.filter(|private| private.exists()) {
         let public = private.with_extension("pub");
         if public.exists() {
@@ -207,22 +186,10 @@ fn public_key(data_dir: &Path) -> Result<PathBuf> {
         fs::create_dir_all(data_dir).with_context(|| format!("making {}", data_dir.display()))?;
         let mut command = Command::new("ssh-keygen");
         command
-            .args([
-                "-q",
-                "-t",
-                "ed25519",
-                "-N",
-                "",
-                "-C",
-                "golem-provider-dev",
-                "-f",
-            ])
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "golem-provider-dev", "-f"])
             .arg(&private);
         ui::run_shown(&mut command)?;
-        ui::note(format!(
-            "made a key pair for trying things out: {}",
-            private.display()
-        ));
+        ui::note(format!("made a key pair for trying things out: {}", private.display()));
     }
     Ok(public)
 }

@@ -37,10 +37,8 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     lint(&workspace)?;
     let catalog = image::build(&workspace)?;
 
-    let step = Step::start_loud(
-        "testing the whole workspace",
-        "ten minutes; longer the first time",
-    );
+    let step =
+        Step::start_loud("testing the whole workspace", "ten minutes; longer the first time");
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -51,11 +49,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     if passed && totals.failed == 0 {
         step.done();
     }
-    println!(
-        "{} in {}",
-        totals.sentence(),
-        ui::seconds(started.elapsed())
-    );
+    println!("{} in {}", totals.sentence(), ui::seconds(started.elapsed()));
     if !passed {
         bail!("some tests failed or did not compile");
     }
@@ -70,12 +64,8 @@ fn check_format(workspace: &Workspace) -> Result<()> {
     }
     let step = Step::start("checking the format", None);
     let mut command = cargo();
-    ui::run_shown(
-        command
-            .args(["fmt", "--all", "--check"])
-            .current_dir(&workspace.root),
-    )
-    .context("the format is not rustfmt's (`make fmt` puts it right)")?;
+    ui::run_shown(command.args(["fmt", "--all", "--check"]).current_dir(&workspace.root))
+        .context("the format is not rustfmt's (`make fmt` puts it right)")?;
     step.done();
     Ok(())
 }
@@ -89,14 +79,7 @@ fn lint(workspace: &Workspace) -> Result<()> {
     let step = Step::start_loud("linting", "seconds; a few minutes the first time");
     let mut command = cargo();
     command
-        .args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
+        .args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
         .current_dir(&workspace.root);
     ui::run_shown(&mut command).context("there are lints")?;
     step.done();
@@ -118,9 +101,8 @@ struct Totals {
 impl Totals {
     /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`; passes over others.
     fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
+        let Some((_, counts)) =
+            line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;
         };
@@ -150,10 +132,7 @@ impl Totals {
 
 /// Runs the tests with their output on the terminal; whether all of them passed.
 fn run_tests(command: &mut Command) -> Result<(Totals, bool)> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting cargo test")?;
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo test")?;
     let mut totals = Totals::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
@@ -180,13 +159,6 @@ mod tests {
         ] {
             totals.add(line);
         }
-        assert_eq!(
-            totals,
-            Totals {
-                passed: 7,
-                failed: 2,
-                ignored: 1
-            }
-        );
+        assert_eq!(totals, Totals { passed: 7, failed: 2, ignored: 1 });
     }
 }

@@ -43,24 +43,14 @@ impl Step {
             spinner.enable_steady_tick(Duration::from_millis(200));
             Some(spinner)
         };
-        Step {
-            what,
-            started: Instant::now(),
-            spinner,
-            finished: false,
-        }
+        Step { what, started: Instant::now(), spinner, finished: false }
     }
 
     /// Announces `what`, done by a program that writes to the terminal itself: no moving line.
     pub fn start_loud(what: impl Into<String>, usually: &str) -> Step {
         let what = what.into();
         eprintln!("--> {what} (usually {usually})");
-        Step {
-            what,
-            started: Instant::now(),
-            spinner: None,
-            finished: false,
-        }
+        Step { what, started: Instant::now(), spinner: None, finished: false }
     }
 
     /// Reports the step as done, with its duration.
@@ -82,11 +72,7 @@ impl Step {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
         }
-        eprintln!(
-            "    {word} {} [{}]",
-            self.what,
-            seconds(self.started.elapsed())
-        );
+        eprintln!("    {word} {} [{}]", self.what, seconds(self.started.elapsed()));
     }
 }
 
@@ -132,11 +118,7 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
         .status()
         .with_context(|| format!("starting {program}"))?;
     if !status.success() {
-        bail!(
-            "{program} ended with {status}. The end of {}:\n{}",
-            log.display(),
-            tail(log)
-        );
+        bail!("{program} ended with {status}. The end of {}:\n{}", log.display(), tail(log));
     }
     Ok(())
 }
@@ -147,9 +129,7 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
 /// When it cannot be started or fails.
 pub fn run_shown(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .status()
-        .with_context(|| format!("starting {program}"))?;
+    let status = command.status().with_context(|| format!("starting {program}"))?;
     if !status.success() {
         bail!("{program} ended with {status}");
     }
@@ -158,15 +138,8 @@ pub fn run_shown(command: &mut Command) -> Result<()> {
 
 /// The output of `command`, or `None` where it cannot be started or fails.
 pub fn output_of(command: &mut Command) -> Option<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn tail(log: &Path) -> String {
@@ -175,10 +148,7 @@ fn tail(log: &Path) -> String {
     };
     let lines: Vec<String> = BufReader::new(file).lines().map_while(Result::ok).collect();
     let from = lines.len().saturating_sub(LOG_TAIL_LINES);
-    lines[from..]
-        .iter()
-        .map(|line| format!("  {line}\n"))
-        .collect()
+    lines[from..].iter().map(|line| format!("  {line}\n")).collect()
 }
 
 #[cfg(test)]
@@ -199,10 +169,7 @@ mod tests {
         let error = run_logged(Command::new("sh").args(["-c", "seq 30; exit 3"]), &log)
             .unwrap_err()
             .to_string();
-        assert!(
-            error.contains("exit status: 3") && error.contains("\n  30\n"),
-            "{error}"
-        );
+        assert!(error.contains("exit status: 3") && error.contains("\n  30\n"), "{error}");
         assert!(!error.contains("\n  10\n"), "{error}");
     }
 }

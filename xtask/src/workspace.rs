@@ -9,13 +9,16 @@ use serde::Deserialize;
 /// What crates that become components are called, before the plugin's own name.
 const PLUGIN_CRATE_PREFIX: &str = "golem-plugin-";
 
+/// Where those crates lie: the plugins that are shipped, and those that only tests load.
+const PLUGIN_DIRECTORIES: [&str; 2] = ["plugins", "tests/plugins"];
+
 /// The checkout and its build directory.
 pub struct Workspace {
     /// The directory of the checkout.
     pub root: PathBuf,
     /// Where cargo puts what it builds; not always `target` (`CARGO_TARGET_DIR`).
     pub target: PathBuf,
-    /// The crates under `plugins/` that become components, by name.
+    /// The crates under `plugins/` and `tests/plugins/` that become components, by name.
     pub plugins: Vec<PluginCrate>,
 }
 
@@ -25,6 +28,8 @@ pub struct PluginCrate {
     pub package: String,
     /// The plugin's name: `qemu`.
     pub name: String,
+    /// What the plugin asks for, which its component carries along. Need not exist.
+    pub manifest: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +49,7 @@ impl Workspace {
     /// Asks cargo.
     ///
     /// # Errors
-    /// When cargo fails, or a crate under `plugins/` has a name that makes no plugin's name.
+    /// When cargo fails, or a crate in a directory of plugins has a name that makes no plugin's name.
     pub fn find() -> Result<Workspace> {
         let output = cargo()
             .args(["metadata", "--format-version", "1", "--no-deps"])
@@ -52,18 +57,17 @@ impl Workspace {
             .output()
             .context("starting cargo metadata")?;
         if !output.status.success() {
-            bail!(
-                "cargo metadata failed:\n{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("cargo metadata failed:\n{}", String::from_utf8_lossy(&output.stderr));
         }
         let metadata: Metadata =
             serde_json::from_slice(&output.stdout).context("reading cargo's metadata")?;
 
-        let plugins_directory = metadata.workspace_root.join("plugins");
+        let directories = PLUGIN_DIRECTORIES.map(|path| metadata.workspace_root.join(path));
         let mut plugins = Vec::new();
         for package in metadata.packages {
-            if !package.manifest_path.starts_with(&plugins_directory) {
+            let is_plugin =
+                directories.iter().any(|directory| package.manifest_path.starts_with(directory));
+            if !is_plugin {
                 continue;
             }
             let Some(name) = package.name.strip_prefix(PLUGIN_CRATE_PREFIX) else {
@@ -74,15 +78,12 @@ impl Workspace {
             };
             plugins.push(PluginCrate {
                 name: name.to_owned(),
+                manifest: package.manifest_path.with_file_name("plugin.toml"),
                 package: package.name,
             });
         }
         plugins.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Workspace {
-            root: metadata.workspace_root,
-            target: metadata.target_directory,
-            plugins,
-        })
+        Ok(Workspace { root: metadata.workspace_root, target: metadata.target_directory, plugins })
     }
 
     /// Where finished components go, and where the host's build looks for them.

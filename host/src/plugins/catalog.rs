@@ -153,11 +153,12 @@ impl Catalog {
         let grants =
             Grants::new(&manifest, reviewed.as_ref(), &file.grants, configuration_file.clone())
                 .map_err(manifest_error)?;
-        let settings = self.settings(name, file.settings).map_err(|problem| PluginError::Settings {
-            name: name.to_owned(),
-            file: configuration_file.clone(),
-            problem,
-        })?;
+        let settings =
+            self.settings(name, file.settings).map_err(|problem| PluginError::Settings {
+                name: name.to_owned(),
+                file: configuration_file.clone(),
+                problem,
+            })?;
         let directory = self.config.vm_data_dir.join(name);
         let engine = self.engine.clone();
         let opened = directory.clone();
@@ -166,9 +167,7 @@ impl Catalog {
         })
         .await
         .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })
-        .map(|(component, opened)| {
-            (component, opened.map_err(|source| (directory, source)))
-        })?;
+        .map(|(component, opened)| (component, opened.map_err(|source| (directory, source))))?;
         let component = component.map_err(|source| PluginError::Load {
             name: name.to_owned(),
             origin: origin.clone(),
@@ -196,6 +195,13 @@ impl Catalog {
         check_settings(&description.settings_schema, &settings).map_err(|problem| {
             PluginError::Settings { name: name.to_owned(), file: configuration_file, problem }
         })?;
+        tracing::debug!(
+            plugin.name = %name,
+            "loaded {name} {} from {origin} ({}): {}",
+            description.version,
+            description.license,
+            description.summary
+        );
         let findings = backend.probe().await.map_err(silent)?;
         Ok(ProbedBackend { backend: Arc::new(backend), version: description.version, findings })
     }
@@ -219,7 +225,11 @@ impl Catalog {
     /// The file's settings with those of the environment over them.
     fn settings(&self, name: &str, file: toml::Table) -> Result<serde_json::Value, String> {
         let mut settings = serde_json::to_value(file).map_err(|error| error.to_string())?;
-        let single = self.config.settings.get(&name.replace('-', "_")).or_else(|| self.config.settings.get(name));
+        let single = self
+            .config
+            .settings
+            .get(&name.replace('-', "_"))
+            .or_else(|| self.config.settings.get(name));
         if let (Some(object), Some(single)) = (settings.as_object_mut(), single) {
             for (key, text) in single {
                 // `64` and `true` are a number and a truth value; what is no JSON is a text.
@@ -244,10 +254,12 @@ async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
 
 /// All that is wrong, in one line.
 fn check_settings(schema: &str, settings: &serde_json::Value) -> Result<(), String> {
-    let schema = serde_json::from_str(schema)
-        .map_err(|error| format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}"))?;
-    let validator = jsonschema::validator_for(&schema)
-        .map_err(|error| format!("the plugin's schema is wrong, which is a fault of the plugin: {error}"))?;
+    let schema = serde_json::from_str(schema).map_err(|error| {
+        format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}")
+    })?;
+    let validator = jsonschema::validator_for(&schema).map_err(|error| {
+        format!("the plugin's schema is wrong, which is a fault of the plugin: {error}")
+    })?;
     let problems: Vec<String> = validator
         .iter_errors(settings)
         .map(|error| match error.instance_path().to_string() {
@@ -273,7 +285,8 @@ mod tests {
         })
         .to_string();
         assert!(check_settings(&schema, &json!({"accelerator": "tcg", "tb": 64})).is_ok());
-        let problems = check_settings(&schema, &json!({"accelerator": "xen", "tb": "x"})).unwrap_err();
+        let problems =
+            check_settings(&schema, &json!({"accelerator": "xen", "tb": "x"})).unwrap_err();
         assert!(problems.contains("accelerator: ") && problems.contains("tb: "), "{problems}");
         assert!(check_settings(&schema, &json!({"speed": 1})).unwrap_err().contains("speed"));
     }

@@ -33,7 +33,9 @@ pub(super) struct PluginComponent {
 pub enum LoadError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("it was made for {made_for}, and this provider offers {CONTRACT}: {cause}; install a plugin or a provider that fit together")]
+    #[error(
+        "it was made for {made_for}, and this provider offers {CONTRACT}: {cause}; install a plugin or a provider that fit together"
+    )]
     OtherContract { made_for: String, cause: String },
     #[error("it does not fit the world `vm-backend` of {CONTRACT}: {0}")]
     NotThisWorld(String),
@@ -76,7 +78,8 @@ impl PluginComponent {
         progress: Option<ProgressSink>,
         call: impl AsyncFnOnce(&bindings::VmBackend, &mut Store<CallState>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
-        let mut store = Store::new(self.engine.wasm(), CallState::new(Arc::clone(plugin), progress));
+        let mut store =
+            Store::new(self.engine.wasm(), CallState::new(Arc::clone(plugin), progress));
         store.limiter(|state| &mut state.memory);
         let mut ticks_left = limits.computing.as_millis() / TICK.as_millis();
         store.set_epoch_deadline(1);
@@ -86,7 +89,8 @@ impl PluginComponent {
         });
         let outcome = timeout(limits.deadline, async {
             // The semaphore is never closed, so that it always gives a permit in the end.
-            let _permit = self.calls.acquire().await.map_err(|error| wasmtime::format_err!("{error}"))?;
+            let _permit =
+                self.calls.acquire().await.map_err(|error| wasmtime::format_err!("{error}"))?;
             let _ticking = self.engine.begin_call();
             let instance = self.pre.instantiate_async(&mut store).await?;
             call(&instance, &mut store).await
@@ -142,7 +146,9 @@ fn explain(error: &wasmtime::Error, state: &mut CallState, limits: CallLimits) -
         Some(Trap::Interrupt) => CallError::Runaway(limits.computing),
         trap => {
             tracing::error!(plugin.name = %state.plugin.name, "a call of the plugin failed: {error:?}");
-            CallError::Trap(trap.map_or_else(|| error.root_cause().to_string(), ToString::to_string))
+            CallError::Trap(
+                trap.map_or_else(|| error.root_cause().to_string(), ToString::to_string),
+            )
         }
     }
 }

@@ -87,7 +87,9 @@ pub enum ManifestError {
     Damaged(&'static str),
     #[error("`{0}` is not a program's name: give the name alone, without a path")]
     Program(String),
-    #[error("`{0}` is not an origin: write scheme, host and, where it differs from the usual, port, such as https://example.com")]
+    #[error(
+        "`{0}` is not an origin: write scheme, host and, where it differs from the usual, port, such as https://example.com"
+    )]
     Origin(String),
     #[error("`{0}` is not an absolute path")]
     Path(PathBuf),
@@ -179,7 +181,9 @@ impl Grants {
         for origin in &list.http {
             let normal = Url::parse(origin)
                 .ok()
-                .filter(|url| url.path() == "/" && url.query().is_none() && url.username().is_empty())
+                .filter(|url| {
+                    url.path() == "/" && url.query().is_none() && url.username().is_empty()
+                })
                 .and_then(|url| normal_origin(&url))
                 .ok_or_else(|| ManifestError::Origin(origin.clone()))?;
             grants.origins.insert(normal);
@@ -237,7 +241,11 @@ impl Grants {
         })
     }
 
-    fn require(&self, granted: bool, refusal: impl FnOnce() -> (String, String)) -> Result<(), Refused> {
+    fn require(
+        &self,
+        granted: bool,
+        refusal: impl FnOnce() -> (String, String),
+    ) -> Result<(), Refused> {
         if granted {
             return Ok(());
         }
@@ -325,7 +333,10 @@ mod tests {
         let bytes = component_with(SECTION, ASKS_TWO.as_bytes());
         let manifest = Manifest::of_component(&bytes).unwrap();
         assert_eq!(manifest.asked().programs, ["qemu-img", "rm"]);
-        assert!(Manifest::of_component(&component_with("other", b"x")).unwrap().asked() == GrantList::default());
+        assert!(
+            Manifest::of_component(&component_with("other", b"x")).unwrap().asked()
+                == GrantList::default()
+        );
     }
 
     #[test]
@@ -340,9 +351,13 @@ mod tests {
     #[test]
     fn a_bundled_plugin_gets_what_was_reviewed_and_its_replacement_no_more() {
         let reviewed = manifest("[[grants.programs]]\nname = \"qemu-img\"\nreason = \"disks\"");
-        let grants =
-            Grants::new(&manifest(ASKS_TWO), Some(&reviewed), &GrantList::default(), "/c/qemu.toml".into())
-                .unwrap();
+        let grants = Grants::new(
+            &manifest(ASKS_TWO),
+            Some(&reviewed),
+            &GrantList::default(),
+            "/c/qemu.toml".into(),
+        )
+        .unwrap();
         assert!(grants.program("qemu-img").is_ok());
         let refusal = grants.program("rm").unwrap_err().to_string();
         assert_eq!(
@@ -368,10 +383,21 @@ mod tests {
 
     #[test]
     fn grants_that_make_no_sense_are_refused_when_they_are_read() {
-        for wrong in ["programs = [\"/bin/sh\"]", "http = [\"example.com\"]", "files = [\"relative\"]", "http = [\"ftp://example.com\"]"] {
+        for wrong in [
+            "programs = [\"/bin/sh\"]",
+            "http = [\"example.com\"]",
+            "files = [\"relative\"]",
+            "http = [\"ftp://example.com\"]",
+        ] {
             let operator: GrantList = toml::from_str(wrong).unwrap();
-            assert!(Grants::new(&Manifest::default(), None, &operator, PathBuf::new()).is_err(), "{wrong}");
+            assert!(
+                Grants::new(&Manifest::default(), None, &operator, PathBuf::new()).is_err(),
+                "{wrong}"
+            );
         }
-        assert!(toml::from_str::<Manifest>("[[grants.programs]]\nname = \"a\"").is_err(), "a reason is missing");
+        assert!(
+            toml::from_str::<Manifest>("[[grants.programs]]\nname = \"a\"").is_err(),
+            "a reason is missing"
+        );
     }
 }

@@ -15,6 +15,9 @@ pub mod manifest;
 pub mod vm_backend;
 mod vm_component;
 
+#[cfg(test)]
+mod tests;
+
 pub use imports::{StateError, StateStore};
 pub use vm_backend::VmBackend;
 pub use vm_component::{Finding, Severity};

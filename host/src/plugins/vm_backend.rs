@@ -23,13 +23,18 @@ pub trait VmBackend: Send + Sync + 'static {
     async fn limits(&self) -> Result<BootLimits, BackendError>;
 
     /// Makes the machine and starts it, without waiting for it to boot. May take minutes when an image has to be fetched.
-    async fn create(&self, spec: &InstanceSpec, progress: ProgressSink) -> Result<Instance, BackendError>;
+    async fn create(
+        &self,
+        spec: &InstanceSpec,
+        progress: ProgressSink,
+    ) -> Result<Instance, BackendError>;
 
     /// Starts a stopped machine, without waiting for it to boot.
     async fn start(&self, id: &str, progress: ProgressSink) -> Result<Instance, BackendError>;
 
     /// Waits until SSH answers in the machine.
-    async fn await_ready(&self, id: &str, progress: ProgressSink) -> Result<Instance, BackendError>;
+    async fn await_ready(&self, id: &str, progress: ProgressSink)
+    -> Result<Instance, BackendError>;
 
     /// Shuts down within `grace`, else switches off.
     async fn stop(&self, id: &str, grace: Duration) -> Result<Instance, BackendError>;

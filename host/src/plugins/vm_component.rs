@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use wasmtime::Store;
 
 use super::{
-    bindings::{self, Error, exports::golem::provider::plugin as wit_plugin, exports::golem::provider::vms},
+    bindings::{
+        self, Error, exports::golem::provider::plugin as wit_plugin, exports::golem::provider::vms,
+    },
     call::{CallLimits, CallState, PluginContext},
     component::{CallError, PluginComponent},
     vm_backend::{
@@ -136,13 +138,18 @@ impl VmComponent {
             Ok(Err(error)) => Err(error.into()),
             Err(error) => {
                 let kind = match &error {
-                    CallError::TooLong(_) | CallError::Runaway(_) => BackendErrorKind::DeadlineExceeded,
+                    CallError::TooLong(_) | CallError::Runaway(_) => {
+                        BackendErrorKind::DeadlineExceeded
+                    }
                     CallError::Memory(_) => BackendErrorKind::ResourceExhausted,
                     CallError::Panic(_) | CallError::Trap(_) => BackendErrorKind::Internal,
                 };
                 let name = &self.plugin.name;
                 tracing::error!(plugin.name = %name, "`{function}` of the plugin {name} failed: {error}");
-                Err(BackendError::new(kind, format!("`{function}` of the VM backend {name} failed: {error}")))
+                Err(BackendError::new(
+                    kind,
+                    format!("`{function}` of the VM backend {name} failed: {error}"),
+                ))
             }
         }
     }
@@ -205,11 +212,16 @@ impl VmBackend for VmComponent {
             .await?;
         Ok(BootLimits {
             parallel_boots: (limits.parallel_boots as usize).max(1),
-            boot_timeout: Duration::from_millis(limits.boot_timeout_ms.into()).min(MAX_BOOT_TIMEOUT),
+            boot_timeout: Duration::from_millis(limits.boot_timeout_ms.into())
+                .min(MAX_BOOT_TIMEOUT),
         })
     }
 
-    async fn create(&self, spec: &InstanceSpec, progress: ProgressSink) -> Result<Instance, BackendError> {
+    async fn create(
+        &self,
+        spec: &InstanceSpec,
+        progress: ProgressSink,
+    ) -> Result<Instance, BackendError> {
         let spec = vms::Spec {
             id: spec.id.clone(),
             hostname: spec.hostname.clone(),
@@ -236,7 +248,11 @@ impl VmBackend for VmComponent {
         self.instance(instance)
     }
 
-    async fn await_ready(&self, id: &str, progress: ProgressSink) -> Result<Instance, BackendError> {
+    async fn await_ready(
+        &self,
+        id: &str,
+        progress: ProgressSink,
+    ) -> Result<Instance, BackendError> {
         let instance = self
             .call("await-ready", limits::AWAIT_READY, Some(progress), async |instance, store| {
                 instance.golem_provider_vms().call_await_ready(store, id).await

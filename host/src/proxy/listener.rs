@@ -134,7 +134,7 @@ impl Link {
 pub(super) struct OpenSession(Arc<Link>);
 
 impl OpenSession {
-    fn new(link: &Arc<Link>) -> OpenSession {
+    pub(super) fn new(link: &Arc<Link>) -> OpenSession {
         link.connections_open.fetch_add(1, Ordering::Relaxed);
         OpenSession(Arc::clone(link))
     }
@@ -183,11 +183,7 @@ pub(super) async fn run<U>(socket: TcpListener, link: Arc<Link>, unregister: U) 
         link,
     };
     listener.accept_until_stopped().await;
-    let Listener {
-        socket,
-        mut sessions,
-        ..
-    } = listener;
+    let Listener { socket, mut sessions, .. } = listener;
     drop(socket);
     sessions.shutdown().await;
 }
@@ -355,10 +351,7 @@ mod tests {
         let target = SocketAddr::from(([127, 0, 0, 1], 22));
         assert_eq!(admit(Some(target), 0, 1), Ok(target));
         assert_eq!(admit(Some(target), 63, 64), Ok(target));
-        assert_eq!(
-            admit(Some(target), 64, 64),
-            Err(Refusal::TooManyConnections)
-        );
+        assert_eq!(admit(Some(target), 64, 64), Err(Refusal::TooManyConnections));
         assert_eq!(admit(Some(target), 0, 0), Err(Refusal::TooManyConnections));
         assert_eq!(admit(None, 0, 64), Err(Refusal::MachineNotRunning));
         assert_eq!(admit(None, 64, 64), Err(Refusal::MachineNotRunning));

@@ -7,8 +7,8 @@
 //! [`Proxy`] opens, aims and closes ports. The task of a port (`listener`) accepts, applies the
 //! cap and owns its sessions, so that ending it ends them. A session (`session`) reaches the
 //! machine and then relays (`relay`): bytes are copied through a buffer shared by all sessions of
-//! a thread, or spliced through a borrowed pipe (`pipes`) once a stream is bulk (`pace`). `socket`
-//! holds the rules for a single connection.
+//! a thread (`buffer`), or spliced through a borrowed pipe (`pipes`) once a stream is bulk
+//! (`pace`). `socket` holds the rules for a single connection.
 //!
 //! A connection is transparent: the end of either stream is passed on, an abort stays an abort, and
 //! whatever cannot reach its machine is reset. Memory per connection is bounded.
@@ -16,6 +16,7 @@
 //! This is the innermost layer. It knows ports and addresses, not VMs, and calls nothing else of
 //! the host; whoever manages VMs calls it.
 
+mod buffer;
 mod listener;
 mod pace;
 mod pipes;
@@ -80,11 +81,7 @@ pub struct KeepAlive {
 
 impl Default for KeepAlive {
     fn default() -> KeepAlive {
-        KeepAlive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(10),
-            probes: 6,
-        }
+        KeepAlive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 }
     }
 }
 
@@ -186,10 +183,7 @@ impl Proxy {
             shared.stop.child_token(),
         ));
         ports.insert(port, Arc::clone(&link));
-        let registered = Registered {
-            registry: Arc::clone(&shared.registry),
-            port,
-        };
+        let registered = Registered { registry: Arc::clone(&shared.registry), port };
         tokio::spawn(listener::run(socket, link, registered));
         Ok(())
     }
@@ -217,10 +211,7 @@ impl Proxy {
 
     /// Whether the proxy listens on `port`.
     pub fn is_open(&self, port: u16) -> bool {
-        self.shared
-            .registry
-            .link(port)
-            .is_some_and(|link| !link.is_stopping())
+        self.shared.registry.link(port).is_some_and(|link| !link.is_stopping())
     }
 
     /// What has passed through `port` since it was opened; `None` when it is not open.
@@ -242,10 +233,7 @@ impl Proxy {
             }
         };
         if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(
-                grace_ms = grace.as_millis(),
-                "proxy sessions have not ended in time"
-            );
+            tracing::warn!(grace_ms = grace.as_millis(), "proxy sessions have not ended in time");
         }
     }
 }
@@ -281,10 +269,7 @@ impl Drop for Registered {
 
 fn listen(config: &ProxyConfig, port: u16) -> io::Result<TcpListener> {
     if port == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a port number is needed",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a port number is needed"));
     }
     let socket = match config.bind {
         IpAddr::V4(_) => TcpSocket::new_v4()?,

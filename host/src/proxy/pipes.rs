@@ -46,11 +46,7 @@ mod linux {
                     return Err(error.into());
                 }
             }
-            Ok(Pipe {
-                read,
-                write,
-                bytes: 0,
-            })
+            Ok(Pipe { read, write, bytes: 0 })
         }
 
         pub(in crate::proxy) fn is_empty(&self) -> bool {
@@ -114,10 +110,7 @@ mod linux {
 
     impl PipePool {
         pub(in crate::proxy) fn new(limit: usize) -> PipePool {
-            PipePool {
-                limit,
-                state: Mutex::default(),
-            }
+            PipePool { limit, state: Mutex::default() }
         }
 
         /// An empty pipe, unless all of them are in use or the kernel allows no more.

@@ -1,15 +1,14 @@
 //! The relay between the two sockets of a session: one future, two directions.
 //!
 //! A direction reads into a buffer that belongs to the thread and is used only within one poll,
-//! and writes from there; what the other end does not take at once is the only thing kept. A
-//! direction that moves bulk borrows a large pipe instead and leaves the bytes in the kernel. It
-//! never takes more before everything taken is delivered, which bounds the memory: one buffer or
-//! one pipe per direction.
+//! and writes from there; what the other end does not take at once is the only thing kept (`buffer`
+//! says how). A direction that moves bulk borrows a large pipe instead and leaves the bytes in the
+//! kernel. It never takes more before everything taken is delivered, which bounds the memory: one
+//! buffer or one pipe per direction.
 //!
 //! The end of one stream is passed on after its last byte, and the other direction goes on. Any
 //! failure ends the session; the sockets then reset what they are connected to.
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -17,19 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use super::buffer::{self, Rest};
 use super::listener::Link;
 use super::pace::Pace;
 use super::pipes::{Pipe, PipePool};
 use super::socket::Socket;
 
-/// What one copying step moves at most, and what a direction keeps at most of undelivered bytes.
-const BUFFER_BYTES: usize = 128 * 1024;
 /// What one direction moves before it lets other sessions of the same thread have their turn.
-const TURN_BYTES: usize = 1024 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into_boxed_slice());
-}
+const TURN_BYTES: usize = 4 * 1024 * 1024;
 
 /// Moves bytes both ways until both streams have ended (`Ok`) or one end has failed.
 pub(super) struct Relay {
@@ -117,10 +111,7 @@ enum Progress {
 enum Held {
     #[default]
     Nothing,
-    Bytes {
-        bytes: Box<[u8]>,
-        delivered: usize,
-    },
+    Bytes(Rest),
     /// May be empty, but only while [`Direction::advance`] runs.
     Pipe(Pipe),
 }
@@ -185,7 +176,7 @@ impl Direction {
     fn has_delivered_all(&self) -> bool {
         match &self.held {
             Held::Nothing => true,
-            Held::Bytes { .. } => false,
+            Held::Bytes(_) => false,
             Held::Pipe(pipe) => pipe.is_empty(),
         }
     }
@@ -194,13 +185,12 @@ impl Direction {
     fn deliver(&mut self, to: &mut Socket, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
         let poll = match &mut self.held {
             Held::Nothing => return Ok(Poll::Ready(0)),
-            Held::Bytes { bytes, delivered } => {
-                let poll = to.poll_write(cx, &bytes[*delivered..])?;
-                if let Poll::Ready(written) = poll {
-                    *delivered += written;
-                    if *delivered == bytes.len() {
-                        self.held = Held::Nothing;
-                    }
+            Held::Bytes(rest) => {
+                let poll = to.poll_write(cx, rest.bytes())?;
+                if let Poll::Ready(written) = poll
+                    && rest.delivered(written)
+                {
+                    self.held = Held::Nothing;
                 }
                 poll
             }
@@ -242,23 +232,20 @@ impl Direction {
         delivered: &AtomicU64,
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<usize>> {
-        BUFFER.with_borrow_mut(|buffer| {
+        buffer::with(|buffer| {
             let Poll::Ready(read) = from.poll_read(cx, buffer)? else {
                 return Ok(Poll::Pending);
             };
-            let mut rest = &buffer[..read];
-            while !rest.is_empty() {
-                match to.poll_write(cx, rest)? {
+            let mut written = 0;
+            while written < read {
+                match to.poll_write(cx, &buffer[written..read])? {
                     Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(written) => {
-                        delivered.fetch_add(written as u64, Ordering::Relaxed);
-                        rest = &rest[written..];
+                    Poll::Ready(bytes) => {
+                        delivered.fetch_add(bytes as u64, Ordering::Relaxed);
+                        written += bytes;
                     }
                     Poll::Pending => {
-                        self.held = Held::Bytes {
-                            bytes: rest.into(),
-                            delivered: 0,
-                        };
+                        self.held = Held::Bytes(Rest::keep(buffer, written..read));
                         break;
                     }
                 }

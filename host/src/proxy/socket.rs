@@ -29,11 +29,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Socket {
-        Socket {
-            stream,
-            write_blocked: false,
-            ended_well: false,
-        }
+        Socket { stream, write_blocked: false, ended_well: false }
     }
 
     /// Reads into `buffer`; `Ok(0)` is the end of the peer's stream.
@@ -84,10 +80,7 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         loop {
             std::task::ready!(self.stream.poll_read_ready(cx))?;
-            match self
-                .stream
-                .try_io(Interest::READABLE, || take(self.stream.as_fd()))
-            {
+            match self.stream.try_io(Interest::READABLE, || take(self.stream.as_fd())) {
                 Err(error) if is_transient(&error) => {}
                 outcome => return Poll::Ready(outcome),
             }
@@ -105,9 +98,9 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         loop {
             let outcome = match self.stream.poll_write_ready(cx)? {
-                Poll::Ready(()) => self
-                    .stream
-                    .try_io(Interest::WRITABLE, || give(self.stream.as_fd())),
+                Poll::Ready(()) => {
+                    self.stream.try_io(Interest::WRITABLE, || give(self.stream.as_fd()))
+                }
                 Poll::Pending if self.write_blocked => return Poll::Pending,
                 Poll::Pending => give(self.stream.as_fd()),
             };
@@ -154,18 +147,12 @@ impl Socket {
     /// Whether the peer ended its stream without having sent a byte of it that is still unread.
     pub(super) fn ended_without_a_byte(&self) -> bool {
         let mut byte = [0_u8; 1];
-        matches!(
-            rustix::net::recv(&self.stream, &mut byte, RecvFlags::PEEK),
-            Ok((_, 0))
-        )
+        matches!(rustix::net::recv(&self.stream, &mut byte, RecvFlags::PEEK), Ok((_, 0)))
     }
 
     /// Tells the peer that no more bytes will come; it may go on sending.
     pub(super) fn end_writes(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(
-            &self.stream,
-            rustix::net::Shutdown::Write,
-        )?)
+        Ok(rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write)?)
     }
 
     /// Both streams came to their end, so closing this socket is a clean end and not a reset.
@@ -213,10 +200,7 @@ impl Connecting {
             Err(error) => return Err(error.into()),
         }
         let stream = TcpStream::from_std(std::net::TcpStream::from(fd))?;
-        Ok(Connecting {
-            socket: Socket::new(stream),
-            target,
-        })
+        Ok(Connecting { socket: Socket::new(stream), target })
     }
 
     /// The outcome, if it is already known: on one machine it usually is at once.
@@ -231,13 +215,10 @@ impl Connecting {
     pub(super) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             std::task::ready!(self.socket.stream.poll_write_ready(cx))?;
-            let outcome = self
-                .socket
-                .stream
-                .try_io(Interest::WRITABLE, || match self.outcome() {
-                    Poll::Ready(outcome) => outcome,
-                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-                });
+            let outcome = self.socket.stream.try_io(Interest::WRITABLE, || match self.outcome() {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            });
             match outcome {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return Poll::Ready(outcome),
@@ -267,12 +248,7 @@ impl Connecting {
 #[cfg(target_os = "linux")]
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    Ok(rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -293,8 +269,5 @@ pub(super) fn set_keep_alive(socket: &impl AsFd, keep_alive: KeepAlive) -> io::R
 }
 
 fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
+use super::listener::OpenSession;
 use super::*;
 
 /// Far more than anything here takes; reached only by a fault.
@@ -19,10 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: usize = 1024 * 1024;
 
 fn config() -> ProxyConfig {
-    ProxyConfig {
-        bind: Ipv4Addr::LOCALHOST.into(),
-        ..ProxyConfig::default()
-    }
+    ProxyConfig { bind: Ipv4Addr::LOCALHOST.into(), ..ProxyConfig::default() }
 }
 
 /// Opens some free port.
@@ -53,10 +51,14 @@ async fn silent_machine() -> (SocketAddr, SilentMachine) {
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let mut queued = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
-    {
-        queued.push(stream);
+    // Twice without an answer: once could be this machine being busy.
+    let mut unanswered = 0;
+    while unanswered < 2 {
+        let attempt = TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(300), attempt).await {
+            Ok(stream) => queued.push(stream.unwrap()),
+            Err(_) => unanswered += 1,
+        }
     }
     (address, SilentMachine { listener, queued })
 }
@@ -77,9 +79,7 @@ impl SilentMachine {
 }
 
 async fn connect(port: u16) -> TcpStream {
-    within(TcpStream::connect((Ipv4Addr::LOCALHOST, port)))
-        .await
-        .unwrap()
+    within(TcpStream::connect((Ipv4Addr::LOCALHOST, port))).await.unwrap()
 }
 
 async fn accept(machine: &TcpListener) -> TcpStream {
@@ -101,10 +101,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn no_session_is_left(proxy: &Proxy, port: u16) {
-    eventually("no session is left", || {
-        proxy.counters(port).unwrap().connections_open == 0
-    })
-    .await;
+    eventually("no session is left", || proxy.counters(port).unwrap().connections_open == 0).await;
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
@@ -206,20 +203,14 @@ async fn twenty_megabytes_up_and_then_down_arrive_unchanged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_megabytes_up_and_then_down_arrive_unchanged_without_pipes() {
-    a_large_answer_after_the_end_of_a_large_question(ProxyConfig {
-        max_bulk_pipes: 0,
-        ..config()
-    })
-    .await;
+    a_large_answer_after_the_end_of_a_large_question(ProxyConfig { max_bulk_pipes: 0, ..config() })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_in_both_directions_at_once_arrive_unchanged_with_fewer_pipes_than_streams() {
     let (machine, address) = machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        max_bulk_pipes: 3,
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { max_bulk_pipes: 3, ..config() });
     let port = open(&proxy, Some(address)).await;
     let mut ends = JoinSet::new();
     for seed in 0..4 {
@@ -257,10 +248,7 @@ async fn five_bytes_and_an_immediate_close_are_delivered() {
     let port = open(&proxy, Some(address)).await;
     for round in 0..50_u8 {
         let mut client = connect(port).await;
-        client
-            .write_all(&[b'b', b'y', b'e', b' ', round])
-            .await
-            .unwrap();
+        client.write_all(&[b'b', b'y', b'e', b' ', round]).await.unwrap();
         drop(client);
         let mut vm = accept(&machine).await;
         assert_eq!(read_to_end(&mut vm).await, [b'b', b'y', b'e', b' ', round]);
@@ -289,11 +277,8 @@ async fn a_reader_that_never_reads(config: ProxyConfig) {
         let mut client = connect(port).await;
         let mut vm = accept(&machine).await;
         shake_hands(&mut client, &mut vm).await;
-        let (writer, reader) = if a_machine_reads {
-            (&mut client, &mut vm)
-        } else {
-            (&mut vm, &mut client)
-        };
+        let (writer, reader) =
+            if a_machine_reads { (&mut client, &mut vm) } else { (&mut vm, &mut client) };
         let accepted = write_until_held_up(writer, 256 * MIB).await;
         // Four socket buffers, which the system lets grow, and one pipe or copy in between.
         assert!(accepted < 64 * MIB, "{accepted} bytes were taken");
@@ -311,11 +296,7 @@ async fn a_reader_that_never_reads_holds_up_the_sender() {
 
 #[tokio::test]
 async fn a_reader_that_never_reads_holds_up_the_sender_without_pipes() {
-    a_reader_that_never_reads(ProxyConfig {
-        max_bulk_pipes: 0,
-        ..config()
-    })
-    .await;
+    a_reader_that_never_reads(ProxyConfig { max_bulk_pipes: 0, ..config() }).await;
 }
 
 #[tokio::test]
@@ -334,10 +315,7 @@ async fn a_client_whose_machine_refuses_is_reset() {
 #[tokio::test]
 async fn a_client_whose_machine_does_not_answer_is_reset_in_time() {
     let (address, _machine) = silent_machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        connect_timeout: Duration::from_millis(200),
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { connect_timeout: Duration::from_millis(200), ..config() });
     let port = open(&proxy, Some(address)).await;
     must_be_reset(&mut connect(port).await).await;
     no_session_is_left(&proxy, port).await;
@@ -347,10 +325,7 @@ async fn a_client_whose_machine_does_not_answer_is_reset_in_time() {
 #[tokio::test]
 async fn a_client_that_leaves_while_its_machine_does_not_answer_is_noticed() {
     let (address, _machine) = silent_machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        connect_timeout: Duration::from_secs(3600),
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { connect_timeout: Duration::from_secs(3600), ..config() });
     let port = open(&proxy, Some(address)).await;
     let session_is_open = || proxy.counters(port).unwrap().connections_open == 1;
 
@@ -376,10 +351,7 @@ async fn what_a_client_sent_before_its_machine_answered_is_delivered() {
     let mut client = connect(port).await;
     client.write_all(b"early").await.unwrap();
     client.shutdown().await.unwrap();
-    eventually("a session is open", || {
-        proxy.counters(port).unwrap().connections_open == 1
-    })
-    .await;
+    eventually("a session is open", || proxy.counters(port).unwrap().connections_open == 1).await;
     // Room in the queue again; the system repeats the attempt within a second.
     let listener = machine.wake().await;
     let mut vm = accept(&listener).await;
@@ -392,10 +364,7 @@ async fn what_a_client_sent_before_its_machine_answered_is_delivered() {
 #[tokio::test]
 async fn a_machine_that_accepts_and_says_nothing_keeps_its_session() {
     let (machine, address) = machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        connect_timeout: Duration::from_millis(50),
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { connect_timeout: Duration::from_millis(50), ..config() });
     let port = open(&proxy, Some(address)).await;
     let mut client = connect(port).await;
     let mut vm = accept(&machine).await;
@@ -464,10 +433,7 @@ async fn a_thousand_connections_opened_and_dropped_at_once_leave_no_session() {
 #[tokio::test]
 async fn one_connection_too_many_is_reset_until_another_one_ends() {
     let (machine, address) = machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        max_connections_per_vm: 3,
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { max_connections_per_vm: 3, ..config() });
     let port = open(&proxy, Some(address)).await;
     let mut sessions = Vec::new();
     for _ in 0..3 {
@@ -481,10 +447,7 @@ async fn one_connection_too_many_is_reset_until_another_one_ends() {
     assert_eq!(counters.connections_refused, 2);
 
     drop(sessions.pop());
-    eventually("there is room again", || {
-        proxy.counters(port).unwrap().connections_open == 2
-    })
-    .await;
+    eventually("there is room again", || proxy.counters(port).unwrap().connections_open == 2).await;
     let mut client = connect(port).await;
     let mut vm = accept(&machine).await;
     shake_hands(&mut client, &mut vm).await;
@@ -530,10 +493,7 @@ async fn a_reset_after_the_end_of_the_stream_is_noticed() {
     assert_eq!(read_to_end(&mut vm).await, b"");
     client.set_zero_linger().unwrap();
     drop(client);
-    eventually("the machine can no longer write", || {
-        vm.take_error().unwrap().is_some()
-    })
-    .await;
+    eventually("the machine can no longer write", || vm.take_error().unwrap().is_some()).await;
     no_session_is_left(&proxy, port).await;
 }
 
@@ -558,10 +518,7 @@ async fn a_client_that_aborts_while_its_machine_does_not_read_is_noticed() {
 #[tokio::test]
 async fn a_machine_that_stops_ends_a_hundred_sessions() {
     let (machine, address) = machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        max_connections_per_vm: 128,
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { max_connections_per_vm: 128, ..config() });
     let port = open(&proxy, Some(address)).await;
     let mut sessions = Vec::new();
     for _ in 0..100 {
@@ -583,10 +540,7 @@ async fn a_machine_that_stops_ends_a_hundred_sessions() {
 #[tokio::test]
 async fn closing_a_port_ends_a_hundred_sessions() {
     let (machine, address) = machine().await;
-    let proxy = Proxy::new(ProxyConfig {
-        max_connections_per_vm: 128,
-        ..config()
-    });
+    let proxy = Proxy::new(ProxyConfig { max_connections_per_vm: 128, ..config() });
     let port = open(&proxy, Some(address)).await;
     let mut sessions = Vec::new();
     for _ in 0..100 {
@@ -639,10 +593,7 @@ async fn a_port_that_is_open_or_taken_is_refused_by_name() {
 async fn a_shutdown_ends_everything_and_opens_nothing_more() {
     let (machine, address) = machine().await;
     let proxy = Proxy::new(config());
-    let ports = [
-        open(&proxy, Some(address)).await,
-        open(&proxy, Some(address)).await,
-    ];
+    let ports = [open(&proxy, Some(address)).await, open(&proxy, Some(address)).await];
     let mut sessions = Vec::new();
     for port in ports {
         sessions.push((connect(port).await, accept(&machine).await));
@@ -719,22 +670,33 @@ async fn bulk_streams_use_pipes_and_give_them_back() {
     let mut vm = accept(&machine).await;
     shake_hands(&mut client, &mut vm).await;
     assert_eq!(lent(), 0);
-    let accepted = write_until_held_up(&mut client, 256 * MIB).await;
-    assert_eq!(lent(), 1);
+    let mut accepted = 0;
+    while lent() == 0 {
+        accepted += write_until_held_up(&mut client, 256 * MIB).await;
+    }
     let mut heard = vec![0; accepted];
     within(vm.read_exact(&mut heard)).await.unwrap();
-    eventually("a stream that pauses has given its pipe back", || {
-        lent() == 0
-    })
-    .await;
+    eventually("a stream that pauses has given its pipe back", || lent() == 0).await;
 
-    write_until_held_up(&mut client, 256 * MIB).await;
-    assert_eq!(lent(), 1);
+    while lent() == 0 {
+        write_until_held_up(&mut client, 256 * MIB).await;
+    }
     drop((client, vm));
-    eventually("a stream that was aborted has given its pipe back", || {
-        lent() == 0
-    })
-    .await;
+    eventually("a stream that was aborted has given its pipe back", || lent() == 0).await;
+}
+
+#[tokio::test]
+async fn a_session_is_small() {
+    let (machine, address) = machine().await;
+    let proxy = Proxy::new(config());
+    let port = open(&proxy, Some(address)).await;
+    let client = connect(port).await;
+    let _vm = accept(&machine).await;
+    let link = proxy.shared.registry.link(port).unwrap();
+    let session = session::run(client, address, OpenSession::new(&link));
+    let size = std::mem::size_of_val(&session);
+    // With the task's own header and the two sockets' registrations this stays below 2.5 KiB.
+    assert!(size <= 640, "{size} bytes");
 }
 
 #[tokio::test]

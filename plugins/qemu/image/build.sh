@@ -13,8 +13,8 @@
 # Packages come from where this machine's apt gets Debian's; GOLEM_IMAGE_MIRROR and
 # GOLEM_IMAGE_SECURITY_MIRROR name other places.
 #
-# Result: DIR/catalog.toml, which names the disk, the kernel and the initrd in DIR/builds/…/. A
-# build never changes or removes an earlier one: disks of existing machines are overlays on it.
+# Result: DIR/catalog.toml, which names the disk, the kernel and the initrd in DIR/builds/…/. The
+# build before stays, for a provider whose configuration still names it.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
@@ -56,7 +56,7 @@ apt_site() {
 }
 
 # Names of files and what is in them; not their times or owners.
-digest_of() { (cd "$here" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-12; }
+digest_of() { (cd "$here" && find "$@" -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-12; }
 
 packages=$(sed 's/#.*//' "$here/packages.txt" | xargs | tr ' ' ',')
 packages_key=$(digest_of packages.txt bootstrap)
@@ -157,18 +157,25 @@ configure() {
   copy_tree files
   ln -s /run/systemd/resolve/resolv.conf "$root/etc/resolv.conf"
 
-  chroot "$root" systemctl enable -q systemd-networkd systemd-resolved ssh qemu-guest-agent serial-getty@ttyS0 >>"$log" 2>&1
+  chroot "$root" systemctl enable -q systemd-networkd systemd-resolved ssh qemu-guest-agent \
+    serial-getty@ttyS0 golem-cloud-init >>"$log" 2>&1
   chroot "$root" systemctl set-default -q multi-user.target >>"$log" 2>&1
   for unit in $(sed 's/#.*//' "$here/units-off.txt"); do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
   done
 
-  # The DNS stub after sshd instead of before cloud-init, which needs no names.
-  sed -e '/^Before=/d' -e 's/^After=.*/& ssh.service/' "$root/lib/systemd/system/systemd-resolved.service" \
-    >"$root/etc/systemd/system/systemd-resolved.service"
-  rm -f "$root"/etc/systemd/system/sysinit.target.wants/systemd-resolved.service
-  mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-  ln -sf ../systemd-resolved.service "$root/etc/systemd/system/multi-user.target.wants/systemd-resolved.service"
+  mkdir -p "$root/etc/systemd/system-generators"
+  for unit in $(sed 's/#.*//' "$here/generators-off.txt"); do
+    ln -sf /dev/null "$root/etc/systemd/system-generators/$unit"
+  done
+
+  # Names and the time after sshd, which needs neither.
+  for unit in systemd-resolved.service systemd-timesyncd.service; do
+    sed -e '/^Before=/d' -e 's/^After=.*/& ssh.service/' "$root/lib/systemd/system/$unit" >"$root/etc/systemd/system/$unit"
+    grep -q 'ssh.service' "$root/etc/systemd/system/$unit" || sed -i 's/^\[Unit\]/&\nAfter=ssh.service/' "$root/etc/systemd/system/$unit"
+    rm -f "$root/etc/systemd/system/sysinit.target.wants/$unit"
+    ln -sf "../$unit" "$root/etc/systemd/system/multi-user.target.wants/$unit"
+  done
 
   # No user manager (systemd --user) for every login.
   sed -i 's/^session.*pam_systemd.so.*/# slim: &/' "$root/etc/pam.d/common-session"
@@ -216,7 +223,7 @@ publish() {
   step "computing checksums and writing the catalog (seconds)"
   build=$out/builds/$(date +%Y%m%d%H%M%S)-$key
   mkdir -p "$build"
-  # Read-only: every machine's disk is an overlay on this one.
+  # Read-only: the catalog states their checksums.
   install -m 444 "$work/vmlinux" "$build/vmlinux"
   install -m 444 "$work/initrd.cpio" "$build/initrd"
   chmod 444 "$work/disk.qcow2"
@@ -236,6 +243,8 @@ TOML
   local file
   for file in disk.qcow2 vmlinux initrd; do ln -sfn "$build/$file" "$out/$file"; done
   mv "$work/catalog.toml" "$catalog"
+  # The names begin with the time, so the last two are the newest.
+  find "$out/builds" -mindepth 1 -maxdepth 1 -type d | sort | head -n -2 | xargs -r rm -r
 }
 
 install_packages

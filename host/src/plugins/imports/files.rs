@@ -82,7 +82,7 @@ pub(super) fn replace(
     partial_name.push(format!(".{}.partial", uuid::Uuid::new_v4().simple()));
     let partial = parent.join(partial_name);
     let written = directory
-        .open_with(&partial, OpenOptions::new().write(true).create_new(true).mode(0o600))
+        .open_with(&partial, OpenOptions::new().read(true).write(true).create_new(true).mode(0o600))
         .and_then(|mut file| {
             fill(&mut file)?;
             file.sync_all()
@@ -136,13 +136,16 @@ impl Host for CallState {
     }
 
     async fn create_directory(&mut self, path: String) -> Result<(), Error> {
-        self.in_directory("make directory", path, |directory, path| directory.create_dir_all(path)).await
+        self.in_directory("make directory", path, |directory, path| directory.create_dir_all(path))
+            .await
     }
 
     async fn rename(&mut self, old: String, new: String) -> Result<(), Error> {
         let to = PathBuf::from(relative(&new)?);
-        self.in_directory("rename", old, move |directory, path| directory.rename(path, directory, &to))
-            .await
+        self.in_directory("rename", old, move |directory, path| {
+            directory.rename(path, directory, &to)
+        })
+        .await
     }
 
     async fn remove(&mut self, path: String) -> Result<(), Error> {
@@ -217,13 +220,17 @@ impl Host for CallState {
                 if digest.eq_ignore_ascii_case(&sha256) {
                     Ok(())
                 } else {
-                    Err(std::io::Error::other(format!("its SHA-256 is {digest}, expected is {sha256}")))
+                    Err(std::io::Error::other(format!(
+                        "its SHA-256 is {digest}, expected is {sha256}"
+                    )))
                 }
             })
             .map_err(|error| {
                 let wrong_digest = !digest.is_empty() && !digest.eq_ignore_ascii_case(&sha256);
                 match wrong_digest {
-                    true => Error::FailedPrecondition(format!("cannot import {host_path}: {error}")),
+                    true => {
+                        Error::FailedPrecondition(format!("cannot import {host_path}: {error}"))
+                    }
                     false => failed(error),
                 }
             })

@@ -20,7 +20,10 @@ impl Machine {
             cpu_cores: u32::try_from(cores).unwrap_or(u32::MAX),
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(
                 // Where there is none, the time of the boot tells one from another.
-                |_| sysinfo::System::boot_time().map_or_else(|_| "unknown".into(), |time| time.to_string()),
+                |_| {
+                    sysinfo::System::boot_time()
+                        .map_or_else(|_| "unknown".into(), |time| time.to_string())
+                },
                 |id| id.trim().to_owned(),
             ),
             privileged: rustix::process::geteuid().is_root(),
@@ -47,7 +50,8 @@ impl Host for CallState {
 
     fn name_servers(&mut self) -> Vec<String> {
         // Read at each call: a laptop changes networks. A small file that the system keeps in memory, so not off the runtime.
-        std::fs::read_to_string("/etc/resolv.conf").map_or_else(|_| Vec::new(), |text| name_servers(&text))
+        std::fs::read_to_string("/etc/resolv.conf")
+            .map_or_else(|_| Vec::new(), |text| name_servers(&text))
     }
 }
 
@@ -55,7 +59,9 @@ impl Host for CallState {
 fn name_servers(text: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next())
-        .filter(|address| address.split('%').next().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_ok()))
+        .filter(|address| {
+            address.split('%').next().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_ok())
+        })
         .map(str::to_owned)
         .collect()
 }

@@ -71,7 +71,8 @@ struct PublicOnly;
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let public: Vec<SocketAddr> =
                 found.iter().copied().filter(|address| is_public(address.ip())).collect();
             if public.is_empty() && !found.is_empty() {
@@ -127,11 +128,19 @@ impl Host for CallState {
         let url = request.url.clone();
         let limit = Duration::from_millis(request.timeout_ms.into());
         timeout(limit, send(&self.plugin, request)).await.unwrap_or_else(|_| {
-            Err(Error::DeadlineExceeded(format!("{url} did not answer within {} s", limit.as_secs_f32())))
+            Err(Error::DeadlineExceeded(format!(
+                "{url} did not answer within {} s",
+                limit.as_secs_f32()
+            )))
         })
     }
 
-    async fn download(&mut self, url: String, path: String, checksum: Checksum) -> Result<(), Error> {
+    async fn download(
+        &mut self,
+        url: String,
+        path: String,
+        checksum: Checksum,
+    ) -> Result<(), Error> {
         let download = Download::new(self.plugin.clone(), &url, path, checksum)?;
         let lock = self.plugin.downloads.lock_of(&download.path);
         let _one_at_a_time = lock.lock().await;
@@ -158,7 +167,9 @@ async fn send(plugin: &PluginContext, request: Request) -> Result<Answer, Error>
     let headers = response
         .headers()
         .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
         .collect();
     let mut body = Vec::new();
     let mut chunks = response.bytes_stream();
@@ -202,7 +213,9 @@ async fn exchange(
         match target {
             Some(target) if response.status().is_redirection() && repeatable => {
                 url = url.join(target).map_err(|error| {
-                    Error::Unavailable(format!("{url} redirects to `{target}`, which is no URL: {error}"))
+                    Error::Unavailable(format!(
+                        "{url} redirects to `{target}`, which is no URL: {error}"
+                    ))
                 })?;
             }
             _ => return Ok(response),
@@ -240,7 +253,8 @@ impl Download {
             .file_name()
             .and_then(|name| name.to_str())
             .ok_or_else(|| Error::InvalidArgument(format!("{} names no file", path.display())))?;
-        let partial = path.with_file_name(format!("{name}.{}.part", &hex[..16].to_ascii_lowercase()));
+        let partial =
+            path.with_file_name(format!("{name}.{}.part", &hex[..16].to_ascii_lowercase()));
         Ok(Self { plugin, url: parse(url)?, path, partial, checksum })
     }
 
@@ -258,11 +272,14 @@ impl Download {
             headers.insert(RANGE, range);
         }
         let response =
-            exchange(&self.plugin, reqwest::Method::GET, self.url.clone(), headers, Vec::new()).await?;
+            exchange(&self.plugin, reqwest::Method::GET, self.url.clone(), headers, Vec::new())
+                .await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => {}
             // Nothing is left to fetch: the checksum will tell whether it is whole.
-            StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return self.finish(file, progress).await,
+            StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
+                return self.finish(file, progress).await;
+            }
             status if status.is_success() => {
                 // The server began anew, so the file has to as well.
                 file.set_len(0).await.map_err(|error| self.failed(&error))?;
@@ -304,7 +321,8 @@ impl Download {
 
     async fn open_partial(&self) -> Result<tokio::fs::File, Error> {
         use cap_std::fs::OpenOptionsExt;
-        let (directory, partial) = (Arc::clone(&self.plugin.directory.handle), self.partial.clone());
+        let (directory, partial) =
+            (Arc::clone(&self.plugin.directory.handle), self.partial.clone());
         let file = blocking(move || {
             let failed = |error: std::io::Error| io_error("write", &partial, &error);
             if let Some(parent) = partial.parent() {
@@ -319,7 +337,11 @@ impl Download {
     }
 
     /// Checks what was fetched, and gives it its name.
-    async fn finish(&self, mut file: tokio::fs::File, progress: Option<ProgressSink>) -> Result<(), Error> {
+    async fn finish(
+        &self,
+        mut file: tokio::fs::File,
+        progress: Option<ProgressSink>,
+    ) -> Result<(), Error> {
         if let Some(progress) = progress {
             progress(Progress { stage: "checking image".into(), percent: None });
         }
@@ -386,8 +408,19 @@ mod tests {
     #[test]
     fn addresses_of_the_machine_and_its_network_are_not_public() {
         for inside in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-            "224.0.0.1", "::1", "fe80::1", "fd00::1", "::ffff:127.0.0.1", "::",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:127.0.0.1",
+            "::",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }

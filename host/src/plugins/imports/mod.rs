@@ -33,9 +33,9 @@ impl super::bindings::golem::provider::types::Host for super::call::CallState {}
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::Internal(format!("the provider failed while it served a plugin: {error}")))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Error::Internal(format!("the provider failed while it served a plugin: {error}"))
+    })?
 }
 
 /// An I/O error on a path, as a plugin can act on it.

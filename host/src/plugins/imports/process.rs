@@ -20,7 +20,9 @@ use super::{blocking, io_error};
 use crate::plugins::{
     bindings::{
         Error,
-        golem::provider::process::{Background, Command as Request, ExitStatus, Host, Output, Running},
+        golem::provider::process::{
+            Background, Command as Request, ExitStatus, Host, Output, Running,
+        },
     },
     call::CallState,
 };
@@ -59,17 +61,16 @@ impl Host for CallState {
             let path = locate(&request.program)?;
             let failed = |error: std::io::Error| io_error("run", &path, &error);
             let mut command = bare(&path, &request.arguments, &plugin.directory.path);
-            command
-                .stdin(Stdio::null())
-                .stdout(output.try_clone().map_err(failed)?)
-                .stderr(output);
+            command.stdin(Stdio::null()).stdout(output.try_clone().map_err(failed)?).stderr(output);
             // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid is one, and nothing is allocated.
             // In a session of its own the program survives the terminal that the provider was started from.
             unsafe {
                 command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
             }
             let child = command.spawn().map_err(failed)?;
-            child.id().ok_or_else(|| Error::Internal(format!("`{}` ended at once", request.program)))
+            child
+                .id()
+                .ok_or_else(|| Error::Internal(format!("`{}` ended at once", request.program)))
         })
         .await
     }
@@ -82,13 +83,13 @@ impl Host for CallState {
     async fn kill(&mut self, pid: u32, force: bool) -> Result<(), Error> {
         let plugin = self.plugin.clone();
         blocking(move || {
-            let gone = || {
-                Error::NotFound(format!("process {pid} has ended, or is none of this plugin's"))
-            };
+            let gone =
+                || Error::NotFound(format!("process {pid} has ended, or is none of this plugin's"));
             let pid_number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
             // A pid may come to belong to another process at any time; an open pidfd may not. So it is opened first, and then
             // the process behind it is looked at.
-            let pidfd = rustix::process::pidfd_open(pid_number, PidfdFlags::empty()).map_err(|_| gone())?;
+            let pidfd =
+                rustix::process::pidfd_open(pid_number, PidfdFlags::empty()).map_err(|_| gone())?;
             let ours = own_processes(plugin.grants.programs(), &plugin.directory.path)?;
             if !ours.iter().any(|process| process.pid == pid) {
                 return Err(gone());
@@ -183,7 +184,8 @@ impl Drop for Group {
 }
 
 async fn finish(child: &mut Child, stdin: Vec<u8>) -> std::io::Result<Output> {
-    let (mut input, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut input, stdout, stderr) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async move {
         if let Some(input) = &mut input {
             // A program need not read all of its input; its exit status says whether it was content.
@@ -229,18 +231,24 @@ fn own_processes<'a>(
     programs: impl Iterator<Item = &'a str>,
     directory: &Path,
 ) -> Result<Vec<Running>, Error> {
-    let programs: HashMap<PathBuf, &str> = programs
-        .filter_map(|name| Some((locate(name).ok()?.canonicalize().ok()?, name)))
-        .collect();
+    let programs: HashMap<PathBuf, &str> =
+        programs.filter_map(|name| Some((locate(name).ok()?.canonicalize().ok()?, name))).collect();
     let directory = directory.to_str().ok_or_else(|| {
-        Error::FailedPrecondition(format!("{} is not UTF-8; choose another directory", directory.display()))
+        Error::FailedPrecondition(format!(
+            "{} is not UTF-8; choose another directory",
+            directory.display()
+        ))
     })?;
-    let cannot_list = |why: String| Error::Unavailable(format!("cannot list this machine's processes: {why}"));
+    let cannot_list =
+        |why: String| Error::Unavailable(format!("cannot list this machine's processes: {why}"));
     let mut system = System::new().map_err(|error| cannot_list(error.to_string()))?;
     let seen = system.refresh_processes_specifics(
         ProcessesToUpdate::All,
         true,
-        ProcessRefreshKind::nothing().with_exe(UpdateKind::Always).with_cmd(UpdateKind::Always).without_tasks(),
+        ProcessRefreshKind::nothing()
+            .with_exe(UpdateKind::Always)
+            .with_cmd(UpdateKind::Always)
+            .without_tasks(),
     );
     if seen == 0 {
         return Err(cannot_list("the operating system shows none".into()));
@@ -252,7 +260,8 @@ fn own_processes<'a>(
             // An upgraded program runs on from a file that is no longer there.
             let file = process.exe()?.to_str()?.trim_end_matches(" (deleted)");
             let program = programs.get(Path::new(file))?;
-            let mut arguments = process.cmd().iter().map(|argument| argument.to_string_lossy().into_owned());
+            let mut arguments =
+                process.cmd().iter().map(|argument| argument.to_string_lossy().into_owned());
             arguments.next();
             let arguments: Vec<String> = arguments.collect();
             arguments.iter().any(|argument| argument.contains(directory)).then(|| Running {
@@ -290,21 +299,30 @@ mod tests {
     async fn a_program_gets_its_input_and_gives_its_output_and_status() {
         let output = shell("cat; echo oops >&2; exit 3", b"hello", LONG).await.unwrap();
         assert!(matches!(output.status, ExitStatus::Code(3)));
-        assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"hello"[..], &b"oops\n"[..]));
+        assert_eq!(
+            (output.stdout.as_slice(), output.stderr.as_slice()),
+            (&b"hello"[..], &b"oops\n"[..])
+        );
     }
 
     #[tokio::test]
     async fn a_program_sees_nothing_of_the_providers_environment() {
         let output = shell("env", b"", LONG).await.unwrap();
         let environment = String::from_utf8(output.stdout).unwrap();
-        let names: Vec<&str> = environment.lines().filter_map(|line| line.split('=').next()).collect();
-        assert!(names.iter().all(|name| ["PATH", "LANG", "PWD", "OLDPWD", "SHLVL", "_"].contains(name)), "{names:?}");
+        let names: Vec<&str> =
+            environment.lines().filter_map(|line| line.split('=').next()).collect();
+        assert!(
+            names.iter().all(|name| ["PATH", "LANG", "PWD", "OLDPWD", "SHLVL", "_"].contains(name)),
+            "{names:?}"
+        );
     }
 
     #[tokio::test]
     async fn a_program_that_hangs_is_killed_with_its_children() {
         let marker = format!("{}.25", 100_000 + std::process::id());
-        let error = shell(&format!("sleep {marker} & sleep {marker}"), b"", Duration::from_millis(200)).await;
+        let error =
+            shell(&format!("sleep {marker} & sleep {marker}"), b"", Duration::from_millis(200))
+                .await;
         assert!(matches!(error, Err(Error::DeadlineExceeded(_))));
         let mut system = System::new().unwrap();
         for _ in 0..100 {
@@ -352,7 +370,8 @@ mod tests {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let elsewhere = own_processes(["tail"].into_iter(), Path::new("/nonexistent-directory")).unwrap();
+        let elsewhere =
+            own_processes(["tail"].into_iter(), Path::new("/nonexistent-directory")).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found.len(), 1);

@@ -7,8 +7,9 @@ const MAX_BYTES: usize = 64 << 10;
 impl Host for CallState {
     fn bytes(&mut self, count: u32) -> wasmtime::Result<Vec<u8>> {
         let mut bytes = vec![0; (count as usize).min(MAX_BYTES)];
-        getrandom::fill(&mut bytes)
-            .map_err(|error| wasmtime::format_err!("the operating system gives no random bytes: {error}"))?;
+        getrandom::fill(&mut bytes).map_err(|error| {
+            wasmtime::format_err!("the operating system gives no random bytes: {error}")
+        })?;
         Ok(bytes)
     }
 }

@@ -40,7 +40,11 @@ pub struct Connection {
 }
 
 impl CallState {
-    fn keep(&mut self, stream: impl Stream + 'static, peer: String) -> Result<Resource<Connection>, Error> {
+    fn keep(
+        &mut self,
+        stream: impl Stream + 'static,
+        peer: String,
+    ) -> Result<Resource<Connection>, Error> {
         let open = self.resources.iter_mut().count();
         if open >= MAX_CONNECTIONS {
             return Err(Error::ResourceExhausted(format!(
@@ -53,7 +57,9 @@ impl CallState {
     }
 
     fn connection(&mut self, connection: &Resource<Connection>) -> Result<&mut Connection, Error> {
-        self.resources.get_mut(connection).map_err(|error| Error::InvalidArgument(error.to_string()))
+        self.resources
+            .get_mut(connection)
+            .map_err(|error| Error::InvalidArgument(error.to_string()))
     }
 }
 
@@ -108,10 +114,9 @@ impl CallState {
         blocking(move || {
             use cap_std::fs::FileTypeExt;
             let failed = |error: std::io::Error| io_error("connect to", &path, &error);
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .ok_or_else(|| Error::InvalidArgument(format!("{} names no socket", path.display())))?;
+            let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+                Error::InvalidArgument(format!("{} names no socket", path.display()))
+            })?;
             let parent = match path.parent() {
                 Some(parent) if parent != Path::new("") => root.open_dir(parent),
                 _ => root.try_clone(),
@@ -137,7 +142,10 @@ impl HostConnection for CallState {
         let mut bytes = vec![0; (max_bytes as usize).clamp(1, MAX_READ_BYTES)];
         let (stream, peer) = (&mut connection.stream, &connection.peer);
         let length = within(timeout_ms, peer, async {
-            stream.read(&mut bytes).await.map_err(|error| io_error("read from", Path::new(peer), &error))
+            stream
+                .read(&mut bytes)
+                .await
+                .map_err(|error| io_error("read from", Path::new(peer), &error))
         })
         .await?;
         bytes.truncate(length);
@@ -153,7 +161,10 @@ impl HostConnection for CallState {
         let connection = self.connection(&connection)?;
         let (stream, peer) = (&mut connection.stream, &connection.peer);
         within(timeout_ms, peer, async {
-            stream.write_all(&bytes).await.map_err(|error| io_error("write to", Path::new(peer), &error))
+            stream
+                .write_all(&bytes)
+                .await
+                .map_err(|error| io_error("write to", Path::new(peer), &error))
         })
         .await
     }

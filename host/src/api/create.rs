@@ -1,0 +1,420 @@
+//! The body of `POST /vms`: from whatever a client sends to a [`NewVm`], or to everything that is wrong with it. Pure.
+//!
+//! Three spellings of a size are in use. The first that is present counts, and has to be complete.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    error::ApiError,
+    fields::{self, Fields, Location, Problems},
+};
+use crate::vms::{NewVm, Resources, SshPublicKey, VmName, model::SizeField};
+
+/// What a client asks for. Read by [`read`]; this is its description.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateVm, example = json!({"name": "my-webserver", "cpu_cores": 2, "memory_gb": 4, "storage_gb": 20}))]
+#[expect(
+    dead_code,
+    reason = "`read` tells all problems at once and in the API's words, which a derived reader cannot"
+)]
+pub struct CreateBody {
+    /// 3 to 64 lower-case letters, digits and single dashes; no dash at either end.
+    #[schema(min_length = 3, max_length = 64, pattern = "^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
+    name: String,
+    /// The size, as existing clients spell it.
+    resources: Option<SizeBody>,
+    /// The size, flat: cores (1, 2, 4, 8 or 16).
+    cpu_cores: Option<u32>,
+    /// GB of memory (1, 2, 4, 8, 16, 32 or 64).
+    memory_gb: Option<u32>,
+    /// GB of storage, at least 10.
+    storage_gb: Option<u32>,
+    /// The size by name: small 1/1/10, medium 2/4/20, large 4/8/40, xlarge 8/16/80. Small where no size is given.
+    size: Option<SizeName>,
+    /// An image the provider knows; its default where none is given.
+    image: Option<String>,
+    /// An OpenSSH public key that logs in as root. One can be added later.
+    ssh_key: Option<String>,
+    /// The payment stream, where the provider takes payments.
+    #[schema(minimum = 0)]
+    stream_id: Option<u64>,
+}
+
+/// The size of a VM.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Size)]
+#[expect(dead_code, reason = "describes what `read` takes apart")]
+pub struct SizeBody {
+    /// Cores: 1, 2, 4, 8 or 16.
+    cpu: u32,
+    /// GB: 1, 2, 4, 8, 16, 32 or 64.
+    memory: u32,
+    /// GB, at least 10.
+    #[schema(minimum = 10)]
+    storage: u32,
+}
+
+/// The sizes that have a name.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SizeName {
+    Small,
+    Medium,
+    Large,
+    Xlarge,
+}
+
+/// Name, cores, GB of memory, GB of storage.
+const NAMED: [(&str, [u64; 3]); 4] =
+    [("small", [1, 1, 10]), ("medium", [2, 4, 20]), ("large", [4, 8, 40]), ("xlarge", [8, 16, 80])];
+
+/// The longest image name that is looked at.
+const MAX_IMAGE_LENGTH: usize = 256;
+
+/// # Errors
+/// 422 with everything that is wrong.
+pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
+    let object = fields::object(body)?;
+    let fields = Fields::of(&object);
+    let mut problems = Problems::default();
+    let name = name(&fields, &mut problems);
+    let resources = resources(&fields, &mut problems);
+    let image = image(&fields, &mut problems);
+    let ssh_key = fields
+        .text("ssh_key", &mut problems)
+        .and_then(|text| key(text, fields.location("ssh_key"), &mut problems));
+    fields.whole("stream_id", &mut problems);
+    problems.check()?;
+    match (name, resources) {
+        (Some(name), Some(resources)) => Ok(NewVm { name, resources, image, ssh_key }),
+        // Each is `None` only together with a problem, which has been returned.
+        _ => Err(ApiError::internal()),
+    }
+}
+
+fn name(fields: &Fields<'_>, problems: &mut Problems) -> Option<VmName> {
+    if !fields.has("name") {
+        problems.add(fields.location("name"), "missing", "a VM needs a name");
+    }
+    let parsed = VmName::parse(fields.text("name", problems)?);
+    parsed
+        .map_err(|error| problems.add(fields.location("name"), "value_error", error.to_string()))
+        .ok()
+}
+
+fn image(fields: &Fields<'_>, problems: &mut Problems) -> Option<String> {
+    let image = fields.text("image", problems).filter(|image| !image.is_empty())?;
+    if image.len() > MAX_IMAGE_LENGTH || image.chars().any(char::is_control) {
+        let msg = format!("image has to be a name of at most {MAX_IMAGE_LENGTH} characters");
+        problems.add(fields.location("image"), "value_error", msg);
+    }
+    Some(image.to_owned())
+}
+
+/// Reads an SSH key, or says what is wrong with it.
+pub fn key(text: &str, location: Location, problems: &mut Problems) -> Option<SshPublicKey> {
+    SshPublicKey::parse(text)
+        .map_err(|error| problems.add(location, "value_error", error.to_string()))
+        .ok()
+}
+
+/// The fields of a size: cores, memory, storage.
+type Names = [&'static str; 3];
+const NESTED: Names = ["cpu", "memory", "storage"];
+const FLAT: Names = ["cpu_cores", "memory_gb", "storage_gb"];
+
+fn resources(fields: &Fields<'_>, problems: &mut Problems) -> Option<Resources> {
+    if fields.has("resources") {
+        let inner = fields.inner("resources", problems)?;
+        spelled(&inner, NESTED, problems)
+    } else if FLAT.iter().any(|name| fields.has(name)) {
+        spelled(fields, FLAT, problems)
+    } else {
+        let size = match fields.has("size") {
+            true => fields.text("size", problems)?,
+            false => NAMED[0].0,
+        };
+        let Some((_, [cpu, memory, storage])) = NAMED.iter().find(|(name, _)| *name == size) else {
+            let names = NAMED.map(|(name, _)| name).join(", ");
+            problems.add(fields.location("size"), "enum", format!("size has to be one of {names}"));
+            return None;
+        };
+        checked(fields, ["size"; 3], [*cpu, *memory, *storage], problems)
+    }
+}
+
+/// All three fields of a spelling.
+fn spelled(fields: &Fields<'_>, names: Names, problems: &mut Problems) -> Option<Resources> {
+    for name in names.iter().filter(|name| !fields.has(name)) {
+        let given =
+            names.iter().filter(|name| fields.has(name)).copied().collect::<Vec<_>>().join(" and ");
+        let msg = match given.as_str() {
+            "" => format!("{name} is missing; a size has {}", names.join(", ")),
+            given => {
+                format!("{name} is missing; {given} alone is no size, it has {}", names.join(", "))
+            }
+        };
+        problems.add(fields.location(name), "missing", msg);
+    }
+    match names.map(|name| fields.whole(name, problems)) {
+        [Some(cpu), Some(memory), Some(storage)] => {
+            checked(fields, names, [cpu, memory, storage], problems)
+        }
+        _ => None,
+    }
+}
+
+fn checked(
+    fields: &Fields<'_>,
+    names: Names,
+    sizes: [u64; 3],
+    problems: &mut Problems,
+) -> Option<Resources> {
+    // What does not fit is as far out of range as the largest number that does.
+    let [cpu, memory, storage] = sizes.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+    let resources = Resources::new(cpu, memory, storage);
+    let wrong = resources.map_err(|wrong| {
+        for problem in wrong {
+            let name = match problem.field {
+                SizeField::Cpu => names[0],
+                SizeField::Memory => names[1],
+                SizeField::Storage => names[2],
+            };
+            problems.add(fields.location(name), "value_error", problem.message);
+        }
+    });
+    wrong.ok()
+}
+
+/// Whether a query's value means yes. Clients write it as Python, JavaScript and shells do.
+pub fn flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" | "t" | "y" => Some(true),
+        "false" | "0" | "no" | "off" | "f" | "n" => Some(false),
+        _ => None,
+    }
+}
+
+/// The key in the body of `POST /vms/{id}/ssh-keys`.
+///
+/// # Errors
+/// 422 with everything that is wrong.
+pub fn read_key(body: &[u8]) -> Result<SshPublicKey, ApiError> {
+    let object = fields::object(body)?;
+    let fields = Fields::of(&object);
+    let mut problems = Problems::default();
+    let name = if fields.has("key") || !fields.has("public_key") { "key" } else { "public_key" };
+    if !fields.has(name) {
+        problems.add(
+            fields.location(name),
+            "missing",
+            "an SSH public key is needed, as `key` or `public_key`",
+        );
+    }
+    // A label of the client's; nothing is done with it.
+    fields.text("name", &mut problems);
+    let parsed = fields
+        .text(name, &mut problems)
+        .and_then(|text| key(text, fields.location(name), &mut problems));
+    problems.check()?;
+    parsed.ok_or_else(ApiError::internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio alice";
+
+    fn size(body: Value) -> [u32; 3] {
+        let Resources { cpu_cores, memory_gb, storage_gb } =
+            read(body.to_string().as_bytes()).unwrap().resources;
+        [cpu_cores, memory_gb, storage_gb]
+    }
+
+    /// The places and kinds of all problems.
+    fn wrong(body: &str) -> Vec<String> {
+        let error = read(body.as_bytes()).unwrap_err();
+        error
+            .problems()
+            .iter()
+            .map(|problem| format!("{} {}", problem.loc.join("."), problem.kind))
+            .collect()
+    }
+
+    #[test]
+    fn all_three_spellings_of_a_size_are_read_and_the_first_that_is_present_counts() {
+        let nested = json!({"cpu": 4, "memory": 8, "storage": 40});
+        for (body, expected) in [
+            (json!({"name": "abc", "resources": nested}), [4, 8, 40]),
+            (json!({"name": "abc", "cpu_cores": 2, "memory_gb": 4, "storage_gb": 20}), [2, 4, 20]),
+            (json!({"name": "abc", "size": "small"}), [1, 1, 10]),
+            (json!({"name": "abc", "size": "medium"}), [2, 4, 20]),
+            (json!({"name": "abc", "size": "large"}), [4, 8, 40]),
+            (json!({"name": "abc", "size": "xlarge"}), [8, 16, 80]),
+            (json!({"name": "abc"}), [1, 1, 10]),
+            (
+                json!({"name": "abc", "resources": null, "cpu_cores": null, "size": null}),
+                [1, 1, 10],
+            ),
+            (
+                json!({"name": "abc", "resources": nested, "cpu_cores": 1, "size": "no size"}),
+                [4, 8, 40],
+            ),
+            (
+                json!({"name": "abc", "cpu_cores": 2, "memory_gb": 4, "storage_gb": 20, "size": "large"}),
+                [2, 4, 20],
+            ),
+            (
+                json!({"name": "abc", "cpu_cores": 2.0, "memory_gb": 4e0, "storage_gb": 20}),
+                [2, 4, 20],
+            ),
+        ] {
+            assert_eq!(size(body.clone()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_is_not_complete_is_refused_and_what_is_missing_is_named() {
+        for (body, expected) in [
+            (
+                json!({"name": "abc", "cpu_cores": 2}),
+                &["body.memory_gb missing", "body.storage_gb missing"][..],
+            ),
+            (
+                json!({"name": "abc", "cpu_cores": 2, "size": "large"}),
+                &["body.memory_gb missing", "body.storage_gb missing"],
+            ),
+            (
+                json!({"name": "abc", "resources": {"cpu": 1, "memory": 1}}),
+                &["body.resources.storage missing"],
+            ),
+            (
+                json!({"name": "abc", "resources": {}, "cpu_cores": 1, "memory_gb": 1, "storage_gb": 10}),
+                &[
+                    "body.resources.cpu missing",
+                    "body.resources.memory missing",
+                    "body.resources.storage missing",
+                ],
+            ),
+        ] {
+            assert_eq!(wrong(&body.to_string()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let body = json!({
+            "name": "No Name", "resources": {"cpu": 3, "memory": true, "storage": -1}, "image": 24.04, "ssh_key": "ssh-rsa x",
+            "stream_id": -5,
+        });
+        assert_eq!(
+            wrong(&body.to_string()),
+            [
+                "body.name value_error",
+                "body.resources.memory int_type",
+                "body.resources.storage value_error",
+                "body.image string_type",
+                "body.ssh_key value_error",
+                "body.stream_id value_error",
+            ]
+        );
+        let body = json!({"name": "abc", "cpu_cores": 3, "memory_gb": 5, "storage_gb": 9});
+        assert_eq!(
+            wrong(&body.to_string()),
+            [
+                "body.cpu_cores value_error",
+                "body.memory_gb value_error",
+                "body.storage_gb value_error"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused_with_the_reason() {
+        for (body, expected) in [
+            ("", "body missing"),
+            ("  ", "body missing"),
+            ("{\"name\": ", "body json_invalid"),
+            ("[1]", "body dict_type"),
+            ("null", "body dict_type"),
+            ("{}", "body.name missing"),
+            ("{\"name\": \"abc\", \"size\": \"huge\"}", "body.size enum"),
+            ("{\"name\": \"abc\", \"resources\": 3}", "body.resources dict_type"),
+            (
+                "{\"name\": \"abc\", \"cpu_cores\": 99999999999999999999, \"memory_gb\": 1, \"storage_gb\": 10}",
+                "body.cpu_cores value_error",
+            ),
+            (&"[".repeat(100_000), "body json_invalid"),
+        ] {
+            assert_eq!(wrong(body), [expected], "{body:.60}");
+        }
+    }
+
+    #[test]
+    fn image_and_key_are_passed_on_and_unknown_fields_are_ignored() {
+        let body = json!({"name": "abc", "image": "debian-12", "ssh_key": KEY, "stream_id": 7, "later": {"x": []}});
+        let vm = read(body.to_string().as_bytes()).unwrap();
+        assert_eq!((vm.name.as_str(), vm.image.as_deref()), ("abc", Some("debian-12")));
+        assert_eq!(vm.ssh_key.unwrap().to_string(), KEY);
+        let vm = read(br#"{"name": "abc", "image": ""}"#).unwrap();
+        assert_eq!((vm.image, vm.ssh_key), (None, None));
+    }
+
+    #[test]
+    fn a_key_to_add_is_read_under_both_names() {
+        for body in [
+            json!({"key": KEY}),
+            json!({"public_key": KEY, "name": "laptop"}),
+            json!({"key": KEY, "public_key": "x"}),
+        ] {
+            assert_eq!(read_key(body.to_string().as_bytes()).unwrap().to_string(), KEY);
+        }
+        for body in ["{}", "{\"key\": 3}", "{\"key\": \"x\"}", "[]", "{\"public_key\": \"\"}"] {
+            assert_eq!(read_key(body.as_bytes()).unwrap_err().problems().len(), 1, "{body}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let names = "name|resources|cpu|memory|storage|cpu_cores|memory_gb|storage_gb|size|image|ssh_key|stream_id|[a-z]{1,4}";
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (0u32..70).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+            "small|large|my-vm|24.04".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 12, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map(names, inner, 0..12)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_is_read_or_refused_with_reasons(body in any_json()) {
+            if let Err(error) = read(body.to_string().as_bytes()) {
+                prop_assert!(!error.problems().is_empty(), "{error:?}");
+            }
+            if let Err(error) = read_key(body.to_string().as_bytes()) {
+                prop_assert!(!error.problems().is_empty(), "{error:?}");
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_with_reasons(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let error = read(&body).unwrap_err();
+            prop_assert!(!error.problems().is_empty(), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `GET /summary`: all that a dashboard shows, in one answer.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    error::ErrorBody,
+    vms::{AnyState, VmBody},
+};
+use crate::{
+    resources::{Amounts, ResourceReport},
+    settings::{Environment, PricingSettings},
+};
+
+/// All that a dashboard shows.
+#[derive(Serialize, ToSchema)]
+pub struct Summary<'a> {
+    #[schema(example = "running")]
+    status: &'static str,
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+    #[schema(value_type = String, example = "production")]
+    environment: Environment,
+    resources: ResourcesBody,
+    pricing: Pricing,
+    vms: Vec<VmBody<'a>>,
+}
+
+/// The computer and what of it is rented out.
+#[derive(Serialize, ToSchema)]
+pub struct ResourcesBody {
+    /// What the computer has.
+    total: AmountsBody,
+    /// What of that may be rented out.
+    allocatable: AmountsBody,
+    /// What VMs hold.
+    allocated: AmountsBody,
+    /// What a further VM could get.
+    available: AmountsBody,
+}
+
+/// Cores, and GB of memory and storage.
+#[derive(Serialize, ToSchema)]
+pub struct AmountsBody {
+    cpu: u64,
+    memory: u64,
+    storage: u64,
+}
+
+/// Prices a month.
+#[derive(Serialize, ToSchema)]
+pub struct Pricing {
+    usd_per_core_month: f64,
+    usd_per_gb_ram_month: f64,
+    usd_per_gb_storage_month: f64,
+}
+
+impl From<Amounts> for AmountsBody {
+    fn from(amounts: Amounts) -> Self {
+        Self { cpu: amounts.cpu_cores, memory: amounts.memory_gb, storage: amounts.storage_gb }
+    }
+}
+
+impl From<ResourceReport> for ResourcesBody {
+    fn from(report: ResourceReport) -> Self {
+        Self {
+            total: report.total.into(),
+            allocatable: report.allocatable.into(),
+            allocated: report.allocated.into(),
+            available: report.available.into(),
+        }
+    }
+}
+
+impl From<PricingSettings> for Pricing {
+    fn from(pricing: PricingSettings) -> Self {
+        Self {
+            usd_per_core_month: pricing.usd_per_core_month,
+            usd_per_gb_ram_month: pricing.usd_per_gb_ram_month,
+            usd_per_gb_storage_month: pricing.usd_per_gb_storage_month,
+        }
+    }
+}
+
+pub fn routes() -> Router<AnyState> {
+    Router::new().route("/summary", get(summary))
+}
+
+/// All that a dashboard shows
+#[utoipa::path(get, path = "/summary", context_path = "/api/v1", tag = "provider",
+    responses((status = 200, body = Summary), (status = 429, body = ErrorBody)))]
+pub async fn summary(State(state): State<AnyState>) -> Response {
+    let ApiState { vms, environment, pricing, .. } = state.as_ref();
+    let list = vms.list();
+    let summary = Summary {
+        status: "running",
+        version: env!("CARGO_PKG_VERSION"),
+        environment: *environment,
+        resources: vms.resources().into(),
+        pricing: (*pricing).into(),
+        vms: list.iter().map(|vm| VmBody::of(vm)).collect(),
+    };
+    Json(summary).into_response()
+}

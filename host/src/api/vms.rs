@@ -1,0 +1,431 @@
+//! VMs: made, listed, looked at, stopped, started, given keys, deleted.
+//!
+//! `{id}` is the requestor's name or the instance id. Sub-resources of a VM that is called `jobs` lie where jobs do, so they
+//! have routes of their own (see [`VmId`]).
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{FromRequestParts, Query, RawPathParams, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode, header, request::Parts, uri::Authority},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{
+    ApiState, PREFIX,
+    create::{self, CreateBody},
+    error::{ApiError, ErrorBody, Problem, ValidationBody},
+    limits::Body,
+    payments,
+};
+use crate::vms::{Phase, Resources, Vm};
+
+/// What handlers are given.
+pub type AnyState = Arc<ApiState>;
+
+/// A VM, as clients see it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Vm)]
+pub struct VmBody<'a> {
+    /// The instance id.
+    #[schema(example = "golem-my-webserver-20250219-130424")]
+    id: &'a str,
+    #[schema(example = "my-webserver")]
+    name: &'a str,
+    /// `creating`, `running`, `stopping`, `stopped` or `error`.
+    #[schema(example = "running")]
+    status: &'static str,
+    /// The machine's own address; null while it is being made.
+    #[schema(example = "192.168.64.2")]
+    ip_address: Option<&'a str>,
+    /// The provider's port that leads to the machine's SSH; null while it is being made.
+    #[schema(example = 50800)]
+    ssh_port: Option<u16>,
+    resources: SizeOut,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+    /// What went wrong, if anything did.
+    error_message: Option<&'a str>,
+    /// Finer than `status`: also tells `starting`, `deleting` and `failed`.
+    #[schema(example = "running")]
+    phase: &'static str,
+    #[schema(example = "24.04")]
+    image: &'a str,
+    /// The plugin that runs it.
+    #[schema(example = "qemu")]
+    backend: &'a str,
+    /// How far the change under way has come.
+    progress: Option<ProgressBody<'a>>,
+}
+
+/// The size of a VM: cores, and GB of memory and storage.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Size)]
+pub struct SizeOut {
+    cpu: u32,
+    memory: u32,
+    storage: u32,
+}
+
+/// How far a change has come.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Progress)]
+pub struct ProgressBody<'a> {
+    #[schema(example = "downloading image")]
+    stage: &'a str,
+    #[schema(maximum = 100)]
+    percent: Option<u8>,
+}
+
+impl<'a> VmBody<'a> {
+    pub fn of(vm: &'a Vm) -> Self {
+        let Resources { cpu_cores, memory_gb, storage_gb } = vm.resources;
+        let is_new = vm.phase == Phase::Creating;
+        Self {
+            id: &vm.id,
+            name: &vm.name,
+            status: vm.phase.status(),
+            ip_address: vm.ip_address.as_deref().filter(|_| !is_new),
+            ssh_port: vm.ssh_port.filter(|_| !is_new),
+            resources: SizeOut { cpu: cpu_cores, memory: memory_gb, storage: storage_gb },
+            created_at: vm.created_at,
+            updated_at: vm.updated_at,
+            error_message: vm.error_message.as_deref(),
+            phase: vm.phase.name(),
+            image: &vm.image,
+            backend: &vm.backend,
+            progress: vm
+                .progress
+                .as_ref()
+                .map(|progress| ProgressBody { stage: &progress.stage, percent: progress.percent }),
+        }
+    }
+
+    fn answer(vm: &Vm) -> Json<VmBody<'_>> {
+        Json(VmBody::of(vm))
+    }
+}
+
+/// That a VM is being made.
+#[derive(Serialize, ToSchema)]
+pub struct Accepted<'a> {
+    #[schema(value_type = String, format = "uuid")]
+    job_id: Uuid,
+    /// The VM's name.
+    #[schema(example = "my-webserver")]
+    vm_id: &'a str,
+    #[schema(example = "creating")]
+    status: &'static str,
+}
+
+/// How to log in to a VM.
+#[derive(Serialize, ToSchema)]
+pub struct Access<'a> {
+    #[schema(example = "203.0.113.5")]
+    ssh_host: String,
+    /// Null while the VM is being made.
+    #[schema(example = 50800)]
+    ssh_port: Option<u16>,
+    /// The VM's name.
+    #[schema(example = "my-webserver")]
+    vm_id: &'a str,
+    /// The instance id, under a name from when there was one backend.
+    #[schema(example = "golem-my-webserver-20250219-130424")]
+    multipass_name: &'a str,
+    #[schema(example = "running")]
+    status: &'static str,
+}
+
+/// That a key was added.
+#[derive(Serialize, ToSchema)]
+pub struct KeyAdded<'a> {
+    /// The VM's name.
+    #[schema(example = "my-webserver")]
+    vm_id: &'a str,
+    #[schema(example = "added")]
+    status: &'static str,
+}
+
+/// A key to add. One of `key` and `public_key` is needed.
+#[derive(ToSchema)]
+#[schema(as = AddSshKey)]
+#[expect(dead_code, reason = "describes what `create::read_key` reads")]
+pub struct KeyBody {
+    /// An OpenSSH public key.
+    #[schema(
+        example = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio me"
+    )]
+    key: Option<String>,
+    /// The same under another name.
+    public_key: Option<String>,
+    /// A label; nothing is done with it.
+    name: Option<String>,
+}
+
+/// The VM that a path names.
+///
+/// Routes without `{id}` are those of the VM that is called `jobs`: beside `/vms/jobs/{job_id}`, a router would take
+/// `/vms/jobs/stop` for a job.
+pub struct VmId(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for VmId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        // Not UTF-8, so no VM's name.
+        let params = params.map_err(|_| {
+            ApiError::new(
+                StatusCode::NOT_FOUND,
+                "vm_not_found",
+                "Not Found: this provider has no VM of that name",
+            )
+        })?;
+        let id = params.iter().find(|(name, _)| *name == "id").map_or("jobs", |(_, id)| id);
+        Ok(Self(id.to_owned()))
+    }
+}
+
+pub fn routes() -> Router<AnyState> {
+    let of_vm: [(&str, MethodRouter<AnyState>); 5] = [
+        ("access", get(access)),
+        ("stop", post(stop)),
+        ("start", post(start)),
+        ("ssh-keys", post(add_key)),
+        ("stream", get(payments::stream)),
+    ];
+    let routes = Router::new()
+        .route("/vms", get(list).post(create))
+        .route("/vms/{id}", get(one).delete(delete));
+    of_vm.into_iter().fold(routes, |routes, (name, methods)| {
+        routes
+            .route(&format!("/vms/{{id}}/{name}"), methods.clone())
+            .route(&format!("/vms/jobs/{name}"), methods)
+    })
+}
+
+/// What `POST /vms` takes besides its body.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct CreateQuery {
+    /// Whether to answer at once, with a job, instead of when the VM runs.
+    #[serde(rename = "async")]
+    #[param(value_type = Option<bool>)]
+    at_once: Option<String>,
+}
+
+/// Make a VM
+///
+/// Whatever can be refused is refused before anything is made. Without `async=true` the answer comes when the VM runs; the VM
+/// is made whether or not the client waits for it.
+#[utoipa::path(post, path = "/vms", context_path = "/api/v1", tag = "vms",
+    params(CreateQuery), request_body = CreateBody,
+    responses(
+        (status = 201, description = "It runs", body = VmBody),
+        (status = 202, description = "It is being made", body = Accepted),
+        (status = 400, description = "Unknown image, or a backend that refuses", body = ErrorBody),
+        (status = 408, description = "The body came too slowly", body = ErrorBody),
+        (status = 409, description = "The name is in use, or there is no room", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 422, description = "The request is wrong", body = ValidationBody),
+        (status = 429, description = "Too many requests", body = ErrorBody),
+        (status = 501, description = "The backend cannot do that", body = ErrorBody),
+        (status = 502, description = "The backend failed", body = ErrorBody),
+        (status = 503, description = "No backend, or one that cannot work now", body = ErrorBody),
+        (status = 504, description = "The backend took too long", body = ErrorBody),
+    ))]
+pub async fn create(
+    State(state): State<AnyState>,
+    query: Result<Query<CreateQuery>, QueryRejection>,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    let at_once = at_once(query)?;
+    let ticket = state.vms.create(create::read(&body)?).await?;
+    if at_once {
+        let accepted =
+            Accepted { job_id: ticket.job.id, vm_id: &ticket.vm.name, status: "creating" };
+        let job = format!("{PREFIX}/vms/jobs/{}", ticket.job.id);
+        return Ok(
+            (StatusCode::ACCEPTED, [(header::LOCATION, job)], Json(accepted)).into_response()
+        );
+    }
+    let vm = ticket.finished().await?;
+    let location = format!("{PREFIX}/vms/{}", vm.name);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], VmBody::answer(&vm)).into_response())
+}
+
+fn at_once(query: Result<Query<CreateQuery>, QueryRejection>) -> Result<bool, ApiError> {
+    let refuse = |msg: String| {
+        ApiError::validation(vec![Problem {
+            loc: vec!["query", "async"],
+            msg,
+            kind: "bool_parsing",
+        }])
+    };
+    let Query(CreateQuery { at_once }) = query.map_err(|error| refuse(error.body_text()))?;
+    let Some(text) = at_once else { return Ok(false) };
+    create::flag(&text).ok_or_else(|| refuse("async has to be true or false".into()))
+}
+
+/// All VMs, the oldest first
+#[utoipa::path(get, path = "/vms", context_path = "/api/v1", tag = "vms",
+    responses((status = 200, body = Vec<VmBody>), (status = 429, body = ErrorBody)))]
+pub async fn list(State(state): State<AnyState>) -> Response {
+    let vms = state.vms.list();
+    Json(vms.iter().map(|vm| VmBody::of(vm)).collect::<Vec<_>>()).into_response()
+}
+
+/// A VM
+#[utoipa::path(get, path = "/vms/{id}", context_path = "/api/v1", tag = "vms",
+    params(("id" = String, Path, description = "Name or instance id")),
+    responses((status = 200, body = VmBody), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)))]
+pub async fn one(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
+    Ok(VmBody::answer(&*state.vms.get(&id)?).into_response())
+}
+
+/// How to log in to a VM
+#[utoipa::path(get, path = "/vms/{id}/access", context_path = "/api/v1", tag = "vms",
+    params(("id" = String, Path, description = "Name or instance id")),
+    responses(
+        (status = 200, body = Access),
+        (status = 202, description = "It is being made", body = Access),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "It could not be made", body = ErrorBody),
+        (status = 429, body = ErrorBody),
+    ))]
+pub async fn access(
+    State(state): State<AnyState>,
+    VmId(id): VmId,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let vm = state.vms.get(&id)?;
+    let body = VmBody::of(&vm);
+    let status = match (vm.phase, body.ssh_port) {
+        (Phase::Creating, _) => StatusCode::ACCEPTED,
+        (_, Some(_)) => StatusCode::OK,
+        (_, None) => {
+            let reason = vm.error_message.as_deref().unwrap_or("it could not be made");
+            let detail = format!("VM '{}' cannot be logged in to: {reason}", vm.name);
+            return Err(ApiError::new(StatusCode::CONFLICT, "wrong_state", detail));
+        }
+    };
+    let access = Access {
+        ssh_host: ssh_host(&state, &headers),
+        ssh_port: body.ssh_port,
+        vm_id: body.name,
+        multipass_name: body.id,
+        status: body.status,
+    };
+    Ok((status, Json(access)).into_response())
+}
+
+/// The address by which the provider is known, else the one the client has used.
+fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
+    let known = state.info.ip_address.map(|address| address.to_string());
+    let used = || {
+        headers
+            .get(header::HOST)?
+            .to_str()
+            .ok()?
+            .parse::<Authority>()
+            .ok()
+            .map(|host| host.host().to_owned())
+    };
+    known.or_else(used).unwrap_or_else(|| state.settings.bind.ip().to_string())
+}
+
+/// Stop a VM
+///
+/// Answers when it has stopped. One that is stopped already stays so.
+#[utoipa::path(post, path = "/vms/{id}/stop", context_path = "/api/v1", tag = "vms",
+    params(("id" = String, Path, description = "Name or instance id")),
+    responses(
+        (status = 200, body = VmBody),
+        (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "Another change is under way, or the VM cannot be stopped", body = ErrorBody),
+        (status = 429, body = ErrorBody),
+        (status = 501, description = "The backend cannot do that", body = ErrorBody),
+        (status = 502, description = "The backend failed", body = ErrorBody),
+        (status = 503, description = "The backend cannot work now", body = ErrorBody),
+        (status = 504, description = "The backend took too long", body = ErrorBody),
+    ))]
+pub async fn stop(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
+    Ok(VmBody::answer(&*state.vms.stop(&id).await?).into_response())
+}
+
+/// Start a VM
+///
+/// Answers when SSH does. One that runs already goes on.
+#[utoipa::path(post, path = "/vms/{id}/start", context_path = "/api/v1", tag = "vms",
+    params(("id" = String, Path, description = "Name or instance id")),
+    responses(
+        (status = 200, body = VmBody),
+        (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "Another change is under way, or the VM cannot be started", body = ErrorBody),
+        (status = 429, body = ErrorBody),
+        (status = 501, description = "The backend cannot do that", body = ErrorBody),
+        (status = 502, description = "The backend failed", body = ErrorBody),
+        (status = 503, description = "The backend cannot work now", body = ErrorBody),
+        (status = 504, description = "The backend took too long", body = ErrorBody),
+    ))]
+pub async fn start(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
+    Ok(VmBody::answer(&*state.vms.start_vm(&id).await?).into_response())
+}
+
+/// Let one more key log in as root
+#[utoipa::path(post, path = "/vms/{id}/ssh-keys", context_path = "/api/v1", tag = "vms",
+    params(("id" = String, Path, description = "Name or instance id")), request_body = KeyBody,
+    responses(
+        (status = 200, body = KeyAdded),
+        (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 408, description = "The body came too slowly", body = ErrorBody),
+        (status = 409, description = "The VM does not run, or another change is under way", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 422, description = "The request is wrong", body = ValidationBody),
+        (status = 429, body = ErrorBody),
+        (status = 501, description = "The backend cannot do that", body = ErrorBody),
+        (status = 502, description = "The backend failed", body = ErrorBody),
+        (status = 503, description = "The backend cannot work now", body = ErrorBody),
+        (status = 504, description = "The backend took too long", body = ErrorBody),
+    ))]
+pub async fn add_key(
+    State(state): State<AnyState>,
+    VmId(id): VmId,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    let vm = state.vms.get(&id)?;
+    state.vms.add_ssh_key(&id, create::read_key(&body)?).await?;
+    Ok(Json(KeyAdded { vm_id: &vm.name, status: "added" }).into_response())
+}
+
+/// Delete a VM with everything it holds
+///
+/// Answers `null` when it is gone. One that is being made is given up.
+#[utoipa::path(delete, path = "/vms/{id}", context_path = "/api/v1", tag = "vms",
+    params(("id" = String, Path, description = "Name or instance id")),
+    responses(
+        (status = 200, description = "It is gone; the body is `null`"),
+        (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "Another change is under way", body = ErrorBody),
+        (status = 429, body = ErrorBody),
+        (status = 501, description = "The backend cannot do that", body = ErrorBody),
+        (status = 502, description = "The backend failed", body = ErrorBody),
+        (status = 503, description = "The backend cannot work now", body = ErrorBody),
+        (status = 504, description = "The backend took too long", body = ErrorBody),
+    ))]
+pub async fn delete(State(state): State<AnyState>, VmId(id): VmId) -> Result<Json<()>, ApiError> {
+    state.vms.delete(&id).await?;
+    Ok(Json(()))
+}

@@ -1,0 +1,38 @@
+//! `start` and `dev`: run the provider. They differ in the environment they choose.
+
+use clap::Args;
+
+use crate::settings::Overrides;
+
+pub const START: &str = "\
+Starts the provider and stays in the foreground until SIGTERM or SIGINT (Ctrl-C).
+
+Machines that run go on running when the provider ends, and are found again, with the same SSH ports, when it \
+starts again. With --stop-vms-on-exit they are stopped instead.";
+
+pub const DEV: &str = "\
+Starts the provider in the development environment, for trying things out on this computer: API and SSH ports \
+listen on 127.0.0.1 unless GOLEM_PROVIDER_HOST says otherwise, nothing is advertised, no payments are taken and no \
+ports are verified. Apart from that it is the same program, with real machines.";
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Stop all machines when the provider ends
+    #[arg(long, conflicts_with = "keep_vms_on_exit")]
+    stop_vms_on_exit: bool,
+    /// Leave all machines running when the provider ends, whatever the settings say
+    #[arg(long)]
+    keep_vms_on_exit: bool,
+}
+
+impl Arguments {
+    /// What they say about settings.
+    pub fn overrides(&self, development: bool) -> Overrides {
+        let stop_vms_on_exit = match (self.stop_vms_on_exit, self.keep_vms_on_exit) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
+        Overrides { development, stop_vms_on_exit }
+    }
+}

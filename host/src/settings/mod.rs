@@ -1,0 +1,186 @@
+//! What the operator decides: environment, `.env` files and command line, made into one typed and checked [`Settings`].
+//!
+//! The way of a value: `sources` collects texts (the environment wins over `.env` in the working directory, that over `.env`
+//! in the data directory), `keys` says which keys exist and what each may hold, `resolve` checks everything, reports all
+//! problems at once and builds the typed value. `parse` holds the readers of single values, `dotenv` the file format,
+//! `public_ip` finds the address of this machine.
+//!
+//! Nothing here starts, connects or writes anything. The rest of the provider takes its settings from [`Settings`] and never
+//! looks at the environment itself. This module calls no other module of the provider.
+
+pub mod keys;
+
+mod dotenv;
+mod error;
+mod parse;
+mod public_ip;
+mod resolve;
+mod secret;
+mod sources;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+pub use error::SettingsError;
+pub use parse::{CorsOrigins, LogFormat, PublicIp};
+pub use resolve::resolve;
+pub use secret::Secret;
+pub use sources::{Inputs, Origin};
+
+/// Everything the operator decided, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub environment: Environment,
+    /// Where the provider keeps what has to last.
+    pub data_dir: PathBuf,
+    /// Where backends keep disks and images; `None` leaves it to the data directory.
+    pub vm_data_dir: Option<PathBuf>,
+    /// Where plugins are looked for besides the bundled ones.
+    pub plugin_dir: PathBuf,
+    /// The backend that new VMs are made with; `None` takes the first bundled one that can work here.
+    pub vm_backend: Option<String>,
+    pub api: ApiSettings,
+    pub identity: IdentitySettings,
+    pub wallet: WalletSettings,
+    pub ports: PortSettings,
+    pub vms: VmSettings,
+    pub resources: ResourceSettings,
+    pub pricing: PricingSettings,
+    pub log: LogSettings,
+    /// What was set as `GOLEM_PROVIDER_PLUGIN_<NAME>_<KEY>`: by plugin name, then by key (lower case, `-` for `_`), untouched.
+    pub plugins: BTreeMap<String, BTreeMap<String, String>>,
+    /// What the operator should know, although it stops nothing.
+    pub warnings: Vec<String>,
+    /// Every key with its value as it may be shown, in the order of [`keys::ALL`], plugin settings last.
+    pub effective: Vec<EffectiveKey>,
+}
+
+/// What kind of node this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// Offers machines to the network.
+    Production,
+    /// For trying things out: listens on loopback, advertises nothing, takes no payments, verifies no ports.
+    Development,
+}
+
+impl Environment {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Development => "development",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Where the API listens.
+    pub bind: SocketAddr,
+    /// Requests a minute that one client address may make; 0 lifts the limit.
+    pub rate_limit_per_minute: u32,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// From which origins browsers may call the API.
+    pub cors_origins: CorsOrigins,
+}
+
+#[derive(Debug, Clone)]
+pub struct IdentitySettings {
+    /// The provider's name in listings.
+    pub name: String,
+    /// ISO 3166 alpha-2, upper case.
+    pub country: Option<String>,
+    /// Where requestors reach this machine, as far as that is known without asking anyone.
+    pub public_ip: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone)]
+pub struct WalletSettings {
+    /// Where the key is kept, and made at the first start, when no `private_key` is set.
+    pub key_dir: PathBuf,
+    pub private_key: Option<Secret>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PortSettings {
+    /// Ports for SSH to VMs, half-open. Never empty.
+    pub range: Range<u16>,
+    /// Address on which those ports listen.
+    pub bind: IpAddr,
+    /// Connections that one VM's port serves at the same time.
+    pub max_connections_per_vm: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct VmSettings {
+    /// The image of a request that names none.
+    pub default_image: String,
+    pub max_vms: u32,
+    /// Whether VMs end with the provider.
+    pub stop_on_exit: bool,
+    /// How long making a VM may take once its image is there.
+    pub launch_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct ResourceSettings {
+    /// At least this much of each must be free for the provider to offer machines.
+    pub min_cpu_cores: u32,
+    pub min_memory_gb: u32,
+    pub min_storage_gb: u32,
+    /// The share of the machine that VMs may hold, 1 to 100.
+    pub cpu_threshold_percent: u8,
+    pub memory_threshold_percent: u8,
+    pub storage_threshold_percent: u8,
+}
+
+/// Monthly prices in USD.
+#[derive(Debug, Clone, Copy)]
+pub struct PricingSettings {
+    pub usd_per_core_month: f64,
+    pub usd_per_gb_ram_month: f64,
+    pub usd_per_gb_storage_month: f64,
+}
+
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// Which lines are written, in the syntax of `tracing-subscriber`'s `EnvFilter`.
+    pub filter: String,
+}
+
+/// What the command line says about settings; it wins over everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `golem-provider dev`.
+    pub development: bool,
+    /// `--stop-vms-on-exit`, `--keep-vms-on-exit`.
+    pub stop_vms_on_exit: Option<bool>,
+}
+
+/// One key as `config show` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EffectiveKey {
+    pub key: String,
+    /// `None`: not set, and without a default. Secrets are hidden.
+    pub value: Option<String>,
+    pub origin: Origin,
+}
+
+/// Reads the environment and the `.env` files of this process.
+///
+/// # Errors
+/// Everything that is wrong with any key, all at once.
+pub fn load(overrides: &Overrides) -> Result<Settings, SettingsError> {
+    resolve(&Inputs::of_this_process(), overrides)
+}

@@ -1,0 +1,372 @@
+//! From texts to [`Settings`]: finds unknown keys, checks every value and what values say together, then builds.
+//!
+//! All problems are collected before anything is decided, so that an operator mends a file once.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    ApiSettings, EffectiveKey, Environment, IdentitySettings, LogSettings, Overrides, PortSettings,
+    PricingSettings, PublicIp, ResourceSettings, Settings, SettingsError, VmSettings,
+    WalletSettings,
+    keys::{self, AnyKey, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
+    parse::Show,
+    public_ip,
+    secret::HIDDEN,
+    sources::{FILE_NAME, Inputs, Origin, RUST_LOG, Sourced, Sources},
+};
+
+/// Makes the settings from what the process was started with.
+///
+/// # Errors
+/// Everything that is wrong with any key, all at once.
+pub fn resolve(inputs: &Inputs, overrides: &Overrides) -> Result<Settings, SettingsError> {
+    let mut sources = Sources::of_environment(&inputs.environment);
+    if let Some(dir) = &inputs.working_dir {
+        sources.add_file(dir);
+    }
+    let paths = Paths { home: inputs.home_dir.as_deref(), working: inputs.working_dir.as_deref() };
+    let data_dir = paths.absolute(&value(&sources, &keys::DATA_DIR));
+    if let Ok(dir) = &data_dir
+        && inputs.working_dir.as_ref() != Some(dir)
+    {
+        add_file_of_data_dir(&mut sources, dir, &paths);
+    }
+    apply(&mut sources, overrides);
+
+    let mut problems = std::mem::take(&mut sources.problems);
+    problems.extend(data_dir.as_ref().err().cloned());
+    problems.extend(unknown_keys(&sources));
+    problems.extend(wrong_values(&sources));
+    problems.extend(contradictions(&sources));
+    match data_dir {
+        Ok(data_dir) if problems.is_empty() => build(&sources, data_dir, &paths),
+        _ => Err(SettingsError { problems }),
+    }
+}
+
+/// The file in the data directory cannot move the data directory.
+fn add_file_of_data_dir(sources: &mut Sources, dir: &Path, paths: &Paths<'_>) {
+    let name = keys::DATA_DIR.description.name;
+    let known = sources.get(name).is_some();
+    sources.add_file(dir);
+    if !known && paths.absolute(&value(sources, &keys::DATA_DIR)).as_deref() != Ok(dir) {
+        let file = dir.join(FILE_NAME);
+        sources.problems.push(format!(
+            "{name} is set in {}, which is itself found through it; set it in the environment instead",
+            file.display()
+        ));
+    }
+}
+
+fn apply(sources: &mut Sources, overrides: &Overrides) {
+    if overrides.development {
+        let value = Environment::Development.as_str();
+        sources.set(keys::ENVIRONMENT.description.name, value, Origin::CommandLine);
+    }
+    if let Some(stop) = overrides.stop_vms_on_exit {
+        sources.set(keys::STOP_VMS_ON_EXIT.description.name, &stop.show(), Origin::CommandLine);
+    }
+    let log = keys::LOG.description.name;
+    if let (None, Some(Sourced { text, origin })) =
+        (sources.get(log), sources.get(RUST_LOG).cloned())
+    {
+        sources.set(log, &text, origin);
+    }
+}
+
+fn unknown_keys(sources: &Sources) -> Vec<String> {
+    let known =
+        |name: &str| name == RUST_LOG || keys::ALL.iter().any(|key| key.description().name == name);
+    let unknown = sources.iter().filter(|(name, _)| !known(name) && plugin_key(name).is_none());
+    unknown
+        .map(|(name, Sourced { origin, .. })| {
+            format!("{name} ({origin}) is not a key{}", suggestion(name))
+        })
+        .collect()
+}
+
+/// The closest known name, if one is close.
+fn suggestion(name: &str) -> String {
+    let names = keys::ALL.iter().map(|key| key.description().name);
+    let short = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_uppercase();
+    let wanted = short(name);
+    let closest = names.min_by_key(|known| strsim::osa_distance(&short(known), &wanted));
+    match closest
+        .filter(|known| strsim::osa_distance(&short(known), &wanted) <= (wanted.len() / 3).max(2))
+    {
+        Some(known) => format!("; did you mean {known}?"),
+        None => "; `golem-provider --help` lists those that are".into(),
+    }
+}
+
+fn wrong_values(sources: &Sources) -> Vec<String> {
+    let wrong = |key: &&dyn AnyKey| {
+        let description = key.description();
+        let Sourced { text, origin } = sources.get(description.name)?;
+        let allowed = key.check(text).err()?;
+        let name = match origin {
+            Origin::Environment(variable) => variable,
+            _ => description.name,
+        };
+        let shown = if description.secret { HIDDEN.to_owned() } else { format!("`{text}`") };
+        Some(format!("{name} is {shown} ({origin}); allowed is {allowed}"))
+    };
+    keys::ALL.iter().filter_map(wrong).collect()
+}
+
+/// Values that are right each by itself, and wrong together.
+fn contradictions(sources: &Sources) -> Vec<String> {
+    let (start, end) =
+        (value(sources, &keys::PORT_RANGE_START), value(sources, &keys::PORT_RANGE_END));
+    let port = value(sources, &keys::PORT);
+    let mut problems = Vec::new();
+    let name = |key: &Key<u16>| key.description.name;
+    if start >= end {
+        problems.push(format!(
+            "{} is {start} and {} is {end}; allowed is a start below the end, which itself does not belong to the range",
+            name(&keys::PORT_RANGE_START),
+            name(&keys::PORT_RANGE_END)
+        ));
+    } else if (start..end).contains(&port) {
+        problems.push(format!(
+            "{} is {port}, which lies among the ports for SSH, {start} to {}; allowed is one outside of them",
+            name(&keys::PORT),
+            end - 1
+        ));
+    }
+    problems
+}
+
+/// Plugin and key of a plugin's setting.
+fn plugin_key(name: &str) -> Option<(String, String)> {
+    let (plugin, key) = name.strip_prefix(PLUGIN_PREFIX)?.split_once('_')?;
+    let fits = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    (fits(plugin) && fits(key))
+        .then(|| (plugin.to_ascii_lowercase(), key.to_ascii_lowercase().replace('_', "-")))
+}
+
+/// The key's value; its default where it is not set, and also where it is wrong, which `wrong_values` reports.
+fn value<T>(sources: &Sources, key: &Key<T>) -> T {
+    let text = sources.get(key.description.name).map(|sourced| sourced.text.as_str());
+    text.and_then(|text| (key.parse)(text).ok()).unwrap_or_else(key.default)
+}
+
+fn optional<T>(sources: &Sources, key: &OptionalKey<T>) -> Option<T> {
+    (key.parse)(&sources.get(key.description.name)?.text).ok()
+}
+
+/// What paths are relative to.
+struct Paths<'a> {
+    home: Option<&'a Path>,
+    working: Option<&'a Path>,
+}
+
+impl Paths<'_> {
+    /// `~` is the home directory; anything else is relative to the working directory. Without `.` and `//` in it.
+    fn absolute(&self, path: &Path) -> Result<PathBuf, String> {
+        let base = match path.strip_prefix("~") {
+            Ok(rest) => self.home.map(|home| home.join(rest)),
+            Err(_) if path.is_absolute() => Some(path.to_owned()),
+            Err(_) => self.working.map(|working| working.join(path)),
+        };
+        let absolute = base.filter(|path| path.is_absolute()).ok_or_else(|| {
+            format!("{} cannot be found: there is no home or working directory; set absolute paths, {} first", path.display(),
+                keys::DATA_DIR.description.name)
+        })?;
+        Ok(absolute.components().filter(|part| *part != Component::CurDir).collect())
+    }
+}
+
+fn build(
+    sources: &Sources,
+    data_dir: PathBuf,
+    paths: &Paths<'_>,
+) -> Result<Settings, SettingsError> {
+    let environment = value(sources, &keys::ENVIRONMENT);
+    let mut problems = Vec::new();
+    let mut dir = |key: &OptionalKey<PathBuf>| {
+        paths.absolute(&optional(sources, key)?).map_err(|problem| problems.push(problem)).ok()
+    };
+    let plugin_dir = dir(&keys::PLUGIN_DIR).unwrap_or_else(|| data_dir.join("plugins"));
+    let key_dir = dir(&keys::ETHEREUM_KEY_DIR).unwrap_or_else(|| data_dir.join("keys"));
+    let vm_data_dir = dir(&keys::VM_DATA_DIR);
+    if !problems.is_empty() {
+        return Err(SettingsError { problems });
+    }
+
+    let host = optional(sources, &keys::HOST).unwrap_or(match environment {
+        Environment::Production => Ipv4Addr::UNSPECIFIED.into(),
+        Environment::Development => Ipv4Addr::LOCALHOST.into(),
+    });
+    let range = value(sources, &keys::PORT_RANGE_START)..value(sources, &keys::PORT_RANGE_END);
+    let max_vms = value(sources, &keys::MAX_VMS);
+    let mut warnings = Vec::new();
+    let public_ip = public_ip(environment, value(sources, &keys::PUBLIC_IP), host, &mut warnings);
+    warnings.extend(other_warnings(sources, max_vms, range.len()));
+
+    let mut settings = Settings {
+        environment,
+        vm_data_dir,
+        vm_backend: optional(sources, &keys::VM_BACKEND),
+        api: ApiSettings {
+            bind: SocketAddr::new(host, value(sources, &keys::PORT)),
+            rate_limit_per_minute: value(sources, &keys::RATE_LIMIT_PER_MINUTE),
+            trusted_proxies: value(sources, &keys::TRUSTED_PROXIES),
+            cors_origins: value(sources, &keys::CORS_ORIGINS),
+        },
+        identity: IdentitySettings {
+            name: value(sources, &keys::NAME),
+            country: optional(sources, &keys::COUNTRY),
+            public_ip,
+        },
+        wallet: WalletSettings {
+            key_dir,
+            private_key: optional(sources, &keys::ETHEREUM_PRIVATE_KEY),
+        },
+        ports: PortSettings {
+            range,
+            bind: host,
+            max_connections_per_vm: value(sources, &keys::MAX_CONNECTIONS_PER_VM),
+        },
+        vms: VmSettings {
+            default_image: value(sources, &keys::DEFAULT_VM_IMAGE),
+            max_vms,
+            stop_on_exit: value(sources, &keys::STOP_VMS_ON_EXIT),
+            launch_timeout: Duration::from_secs(value(sources, &keys::LAUNCH_TIMEOUT_SECONDS)),
+        },
+        resources: ResourceSettings {
+            min_cpu_cores: value(sources, &keys::MIN_CPU_CORES),
+            min_memory_gb: value(sources, &keys::MIN_MEMORY_GB),
+            min_storage_gb: value(sources, &keys::MIN_STORAGE_GB),
+            cpu_threshold_percent: value(sources, &keys::CPU_THRESHOLD),
+            memory_threshold_percent: value(sources, &keys::MEMORY_THRESHOLD),
+            storage_threshold_percent: value(sources, &keys::STORAGE_THRESHOLD),
+        },
+        pricing: PricingSettings {
+            usd_per_core_month: value(sources, &keys::PRICE_USD_PER_CORE_MONTH),
+            usd_per_gb_ram_month: value(sources, &keys::PRICE_USD_PER_GB_RAM_MONTH),
+            usd_per_gb_storage_month: value(sources, &keys::PRICE_USD_PER_GB_STORAGE_MONTH),
+        },
+        log: LogSettings {
+            format: value(sources, &keys::LOG_FORMAT),
+            filter: value(sources, &keys::LOG),
+        },
+        plugins: plugins(sources),
+        warnings,
+        effective: Vec::new(),
+        data_dir,
+        plugin_dir,
+    };
+    settings.effective = effective(sources, &settings);
+    Ok(settings)
+}
+
+fn public_ip(
+    environment: Environment,
+    set: PublicIp,
+    host: IpAddr,
+    warnings: &mut Vec<String>,
+) -> Option<IpAddr> {
+    match (set, environment) {
+        (PublicIp::Fixed(address), _) => Some(address),
+        (PublicIp::Auto, Environment::Development) if host.is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
+        (PublicIp::Auto, Environment::Development) => Some(host),
+        (PublicIp::Auto, Environment::Production) => public_ip::of_default_route().or_else(|| {
+            let name = keys::PUBLIC_IP.description.name;
+            warnings.push(format!("this machine has no public address of its own; set {name} to the one it is reached by"));
+            None
+        }),
+    }
+}
+
+fn other_warnings(sources: &Sources, max_vms: u32, ports: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let payments = &keys::STREAM_PAYMENT_ADDRESS;
+    if value(sources, payments).to_ascii_lowercase() != NO_ADDRESS {
+        warnings.push(format!(
+            "{} is set, but this version takes no payments: VMs are given to anyone who asks",
+            payments.description.name
+        ));
+    }
+    let later = keys::ALL.iter().map(|key| key.description());
+    let later: Vec<_> = later
+        .filter(|key| {
+            key.later && key.name != payments.description.name && sources.get(key.name).is_some()
+        })
+        .map(|key| key.name)
+        .collect();
+    if !later.is_empty() {
+        warnings.push(format!("set, but without effect in this version: {}", later.join(", ")));
+    }
+    if sources.get(keys::ID.description.name).is_some() {
+        warnings.push(format!(
+            "{} has no effect: the id is the address of the Ethereum key",
+            keys::ID.description.name
+        ));
+    }
+    if max_vms as usize > ports {
+        let name = keys::MAX_VMS.description.name;
+        warnings.push(format!("{name} is {max_vms}, but there are ports for {ports} VMs only"));
+    }
+    warnings
+}
+
+fn plugins(sources: &Sources) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut plugins = BTreeMap::<String, BTreeMap<String, String>>::new();
+    let multipass = sources.get(keys::MULTIPASS_BINARY_PATH.description.name);
+    let inherited = multipass.map(|sourced| (("multipass".into(), "binary-path".into()), sourced));
+    let own = sources
+        .iter()
+        .filter(|(name, _)| *name != keys::PLUGIN_DIR.description.name)
+        .filter_map(|(name, sourced)| Some((plugin_key(name)?, sourced)));
+    for ((plugin, key), sourced) in inherited.into_iter().chain(own) {
+        plugins.entry(plugin).or_default().insert(key, sourced.text.clone());
+    }
+    plugins
+}
+
+/// What `config show` prints.
+fn effective(sources: &Sources, settings: &Settings) -> Vec<EffectiveKey> {
+    let resolved = |name: &str| -> Option<String> {
+        let paths = [
+            (keys::DATA_DIR.description.name, &settings.data_dir),
+            (keys::PLUGIN_DIR.description.name, &settings.plugin_dir),
+            (keys::ETHEREUM_KEY_DIR.description.name, &settings.wallet.key_dir),
+        ];
+        let path = paths.iter().find(|(key, _)| *key == name).map(|(_, path)| path.show());
+        path.or_else(|| {
+            (name == keys::HOST.description.name).then(|| settings.api.bind.ip().show())
+        })
+    };
+    let known = keys::ALL.iter().map(|key| {
+        let description = key.description();
+        let set = sources.get(description.name);
+        let value = match set {
+            Some(_) if description.secret => Some(HIDDEN.to_owned()),
+            Some(sourced) => resolved(description.name).or_else(|| key.check(&sourced.text).ok()),
+            None => resolved(description.name).or_else(|| key.default()),
+        };
+        let origin = set.map_or(Origin::Default, |sourced| sourced.origin.clone());
+        EffectiveKey { key: description.name.to_owned(), value, origin }
+    });
+    let plugins = sources.iter().filter(|(name, _)| {
+        *name != keys::PLUGIN_DIR.description.name && plugin_key(name).is_some()
+    });
+    // Which of a plugin's settings are secret only the plugin knows, so none is shown.
+    let plugins = plugins.map(|(name, sourced)| EffectiveKey {
+        key: name.to_owned(),
+        value: Some(HIDDEN.to_owned()),
+        origin: sourced.origin.clone(),
+    });
+    known.chain(plugins).collect()
+}
+
+#[cfg(test)]
+mod tests;

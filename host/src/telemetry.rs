@@ -1,0 +1,122 @@
+//! Log lines: what is written, how it looks and where it goes.
+//!
+//! Lines go to standard error: for people, with colours only on a terminal, or one JSON object a line for machines.
+//! [`init`] is called once, by `main`'s command, after the settings are known. Modules write with `tracing`'s macros.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{
+    EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use crate::settings::{LogFormat, LogSettings};
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error(
+        "the log filter `{0}` cannot be read; set a level such as info, or a filter such as info,golem_provider::proxy=debug"
+    )]
+    Filter(String),
+    #[error("logging was set up already")]
+    AlreadySetUp,
+}
+
+/// Begins to write log lines.
+///
+/// # Errors
+/// When the filter cannot be read, or something else has set up logging before.
+pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
+    let colours = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = subscriber(settings, std::io::stderr, colours)?;
+    subscriber.try_init().map_err(|_| TelemetryError::AlreadySetUp)
+}
+
+type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;
+
+fn subscriber<W>(
+    settings: &LogSettings,
+    writer: W,
+    colours: bool,
+) -> Result<Subscriber, TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&settings.filter)
+        .map_err(|_| TelemetryError::Filter(settings.filter.clone()))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    Ok(match settings.format {
+        LogFormat::Human => Box::new(registry.with(lines.with_ansi(colours).with_target(false))),
+        LogFormat::Json => {
+            Box::new(registry.with(lines.json().flatten_event(true).with_current_span(false)))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(format: LogFormat, filter: &str, write: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let settings = LogSettings { format, filter: filter.into() };
+        let writer = lines.clone();
+        let subscriber = subscriber(&settings, move || writer.clone(), false).unwrap();
+        tracing::subscriber::with_default(subscriber, write);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn say() {
+        let span = tracing::info_span!("request", request_id = "r-1");
+        let _entered = span.enter();
+        tracing::info!(port = 50800, "a port was opened");
+        tracing::debug!("a detail");
+    }
+
+    #[test]
+    fn json_lines_are_one_object_each_with_the_fields_of_their_spans() {
+        let text = written(LogFormat::Json, "info", say);
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        assert_eq!(line["message"], "a port was opened");
+        assert_eq!(line["port"], 50800);
+        assert_eq!(line["spans"][0]["request_id"], "r-1");
+    }
+
+    #[test]
+    fn human_lines_have_no_colours_where_there_is_no_terminal() {
+        let text = written(LogFormat::Human, "debug", say);
+        assert_eq!(text.lines().count(), 2);
+        assert!(
+            text.contains("a port was opened") && text.contains("r-1") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_an_error() {
+        let settings = LogSettings { format: LogFormat::Human, filter: "a=b=c".into() };
+        assert!(matches!(subscriber(&settings, io::sink, false), Err(TelemetryError::Filter(_))));
+    }
+}

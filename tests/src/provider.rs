@@ -1,0 +1,331 @@
+//! A provider as an operator runs it: a process with settings in its environment, a data directory and a log.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use reqwest::Method;
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use crate::{
+    Client, DEFAULT_IMAGE, Image, binary, images,
+    ports::{self, Block},
+    processes, wait,
+};
+
+/// A provider of a debug build compiles its plugins when it starts on an empty data directory.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// What is promised to operators for SIGTERM.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How much of a log is shown with a failed test.
+const SHOWN_LOG_LINES: usize = 200;
+
+/// What a provider is started with; a directory of its own, free ports, development mode.
+pub struct Setup {
+    directory: TempDir,
+    ports: Block,
+    settings: BTreeMap<String, String>,
+    command: Vec<String>,
+}
+
+/// What a provider said that ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Setup {
+    /// # Errors
+    /// When there is no room for its directory, or no free ports.
+    pub fn new() -> Result<Setup> {
+        let directory = tempfile::Builder::new()
+            .prefix("golem-e2e-")
+            .tempdir()
+            .context("making a directory")?;
+        let ports = ports::free_block()?;
+        let setup = Setup {
+            directory,
+            settings: BTreeMap::new(),
+            command: vec!["dev".to_owned()],
+            ports: ports.clone(),
+        };
+        let data_dir = setup.data_dir();
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(data_dir.join("plugins"))
+            .context("making the data directory")?;
+        Ok(setup
+            .with("DATA_DIR", data_dir.display())
+            .with("PORT", ports.api)
+            .with("PORT_RANGE_START", ports.ssh.start)
+            .with("PORT_RANGE_END", ports.ssh.end)
+            .with("DEFAULT_VM_IMAGE", DEFAULT_IMAGE)
+            .with("LOG", "info,golem_provider=debug"))
+    }
+
+    /// Sets `GOLEM_PROVIDER_<key>`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Setup {
+        self.settings.insert(format!("GOLEM_PROVIDER_{key}"), value.to_string());
+        self
+    }
+
+    /// Offers these images.
+    ///
+    /// # Errors
+    /// When the plugin's configuration cannot be written.
+    pub fn with_images(self, images: &[Image]) -> Result<Setup> {
+        let configuration = images::plugin_configuration(images)?;
+        fs::write(self.plugin_dir().join("qemu.toml"), configuration)
+            .context("writing the plugin's configuration")?;
+        Ok(self)
+    }
+
+    /// Other arguments than `dev`.
+    #[must_use]
+    pub fn with_command(mut self, arguments: &[&str]) -> Setup {
+        self.command = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    pub fn plugin_dir(&self) -> PathBuf {
+        self.data_dir().join("plugins")
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends, or does not answer in time.
+    pub async fn start(self) -> Result<Provider> {
+        let client = Client::new(self.ports.api)?;
+        let mut provider = Provider { setup: self, process: None, client };
+        provider.start_again().await?;
+        Ok(provider)
+    }
+
+    /// Starts it where it is meant to refuse that, or to print something and end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn run_to_the_end(&self) -> Result<Ended> {
+        let mut command = tokio::process::Command::from(self.process()?);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let output = wait::within("a provider that should end", START_DEADLINE, command.output());
+        let output = output.await?.context("starting the provider")?;
+        Ok(Ended {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
+    fn process(&self) -> Result<Command> {
+        let mut command = Command::new(binary::provider()?);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(&self.command)
+            .envs(&self.settings)
+            .env("HOME", self.directory.path())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+/// A provider that was started. It ends with this value, and so do its machines.
+pub struct Provider {
+    setup: Setup,
+    process: Option<Child>,
+    client: Client,
+}
+
+impl Provider {
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.setup.data_dir()
+    }
+
+    pub fn api_port(&self) -> u16 {
+        self.setup.ports.api
+    }
+
+    pub fn ssh_ports(&self) -> std::ops::Range<u16> {
+        self.setup.ports.ssh.clone()
+    }
+
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the provider does not run")?.id())
+    }
+
+    /// What it has logged up to now.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(self.log_file()).context("reading the provider's log")
+    }
+
+    /// Its QEMU processes.
+    pub fn machines(&self) -> Vec<processes::Process> {
+        processes::machines_in(self.setup.directory.path())
+    }
+
+    /// Files and directories of its own whose path contains `text`.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn files_named(&self, text: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut left = vec![self.data_dir()];
+        while let Some(directory) = left.pop() {
+            for entry in fs::read_dir(&directory)
+                .with_context(|| format!("reading {}", directory.display()))?
+            {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().contains(text) {
+                    found.push(entry.path());
+                } else if entry.file_type()?.is_dir() {
+                    left.push(entry.path());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sets `GOLEM_PROVIDER_<key>` for the next start.
+    pub fn set(&mut self, key: &str, value: impl ToString) {
+        self.setup.settings.insert(format!("GOLEM_PROVIDER_{key}"), value.to_string());
+    }
+
+    /// What another provider on the same data directory and ports says.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn run_a_second_one(&self) -> Result<Ended> {
+        self.setup.run_to_the_end().await
+    }
+
+    /// Starts it where none runs, on the same data directory and ports, and waits until it answers.
+    ///
+    /// # Errors
+    /// When one runs, when it ends, or does not answer in time.
+    pub async fn start_again(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("the provider runs already");
+        }
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = self.setup.process()?;
+        command.stdout(log.try_clone()?).stderr(log);
+        self.process = Some(command.spawn().context("starting the provider")?);
+        let (client, pause) = (self.client.clone(), Duration::from_millis(50));
+        wait::until("the provider's first answer", START_DEADLINE, pause, async || {
+            if let Some(status) = self.try_wait()? {
+                bail!("the provider ended with {status}");
+            }
+            let answer = client.send(Method::GET, "/health", None).await;
+            Ok(answer.ok().filter(|answer| answer.status == 200).map(drop))
+        })
+        .await
+    }
+
+    /// Asks it to end, as an operator or a service manager does, and answers its exit code.
+    ///
+    /// # Errors
+    /// When it has not ended after the promised ten seconds, or not by itself.
+    pub async fn terminate(&mut self) -> Result<i32> {
+        self.signal(Signal::TERM)?;
+        let pause = Duration::from_millis(20);
+        let status =
+            wait::until("the provider's end", STOP_DEADLINE, pause, async || self.try_wait())
+                .await?;
+        self.process = None;
+        status.code().with_context(|| format!("the provider ended with {status}"))
+    }
+
+    /// Ends it as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        if let Some(mut process) = self.process.take() {
+            process.wait().context("waiting for the killed provider")?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("no process id")?;
+        rustix::process::kill_process(pid, signal).context("signalling the provider")
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        let process = self.process.as_mut().context("the provider does not run")?;
+        process.try_wait().context("looking after the provider")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.setup.directory.path().join("provider.log")
+    }
+
+    fn show_log(&self) {
+        let Ok(log) = self.log() else { return };
+        let lines: Vec<&str> = log.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(SHOWN_LOG_LINES)..];
+        eprintln!("--- the end of the provider's log\n{}", shown.join("\n"));
+        show_consoles(&self.data_dir());
+    }
+}
+
+/// The end of what each machine wrote to its console.
+fn show_consoles(directory: &Path) {
+    const SHOWN_LINES: usize = 20;
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.is_dir() && !path.is_symlink() {
+            show_consoles(&path);
+        } else if path.file_name().is_some_and(|name| name == "console.log" || name == "qemu.log") {
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            let end = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+            eprintln!("--- the end of {}\n{end}", path.display());
+        }
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // The test runner shows this with a test that failed, and keeps it to itself otherwise.
+        self.show_log();
+        // First the provider, so that it starts no machine anew.
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        processes::end_machines_in(self.setup.directory.path());
+    }
+}
