@@ -63,12 +63,19 @@ enum Answer {
 /// Waits until SSH answers, and remembers that it did.
 pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
     let mut deadline: Option<Deadline> = None;
+    let mut stage = Stage::default();
     loop {
         // In this order: what was asked for is written before a process is ended.
         let live = machine::live(paths)?;
         let record = machine::existing(paths)?;
         machine::refuse_if_stopped(&record)?;
         let Some(live) = live else {
+            if !record.created {
+                return Err(Error::FailedPrecondition(format!(
+                    "the machine {} was never started: create it again, or delete it",
+                    paths.id()
+                )));
+            }
             let run = record::load_run(paths)?.filter(|run| run.launch == record.launches);
             let accelerator = run.map(|run| run.accelerator);
             fall_back(paths, settings, accelerator, &machine::last_words(paths))?;
@@ -96,12 +103,12 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
         }
         let limit = boot_timeout(run.accelerator).saturating_sub(MARGIN);
         let deadline = *deadline.get_or_insert_with(|| Deadline::after(limit));
-        match knock(paths, run.ssh_port)? {
+        match knock(paths, run.ssh_port, &mut stage)? {
             Answer::Banner => {
                 record::save_run(paths, &RunRecord { ssh_answered: true, ..run })?;
                 return machine::inspect(paths, &Processes::now()?);
             }
-            Answer::NotYet => progress::stage("booting"),
+            Answer::NotYet => stage.enter("booting"),
             Answer::Closed => {
                 clock::sleep(PAUSE);
             }
@@ -135,8 +142,21 @@ fn fall_back(
     Err(Error::Internal(format!("the machine {} ended while it booted: {reason}", paths.id())))
 }
 
+/// What was last said of how far the boot has come; only changes are news.
+#[derive(Default)]
+struct Stage(&'static str);
+
+impl Stage {
+    fn enter(&mut self, stage: &'static str) {
+        if self.0 != stage {
+            self.0 = stage;
+            progress::stage(stage);
+        }
+    }
+}
+
 /// Connects once and listens.
-fn knock(paths: &Paths, port: u16) -> Result<Answer> {
+fn knock(paths: &Paths, port: u16, stage: &mut Stage) -> Result<Answer> {
     let connection = match Connection::loopback(port, CONNECT_TIMEOUT) {
         Ok(connection) => connection,
         Err(error @ Error::PermissionDenied(_)) => return Err(error),
@@ -167,7 +187,7 @@ fn knock(paths: &Paths, port: u16) -> Result<Answer> {
                 if !accepted {
                     return Ok(Answer::NotYet);
                 }
-                progress::stage("waiting for SSH");
+                stage.enter("waiting for SSH");
                 if patience.has_passed() {
                     return Ok(Answer::Closed);
                 }
