@@ -167,9 +167,16 @@ fn process_name(id: &str, launch: u32) -> String {
     format!("{id}@{launch}")
 }
 
-/// Which start of the machine whose process file this is do these arguments belong to? Absent if they belong to
-/// none of its starts.
-pub fn launch_of(arguments: &[String], pid_file: &str) -> Option<u32> {
+/// What the arguments of a process say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Which of the machine's starts it belongs to.
+    pub launch: u32,
+    pub accelerator: Accelerator,
+}
+
+/// Is this a process of the machine with that process file?
+pub fn identify(arguments: &[String], pid_file: &str) -> Option<Identity> {
     let value = |flag: &str| {
         let at = arguments.iter().position(|argument| argument == flag)?;
         arguments.get(at + 1)
@@ -177,7 +184,12 @@ pub fn launch_of(arguments: &[String], pid_file: &str) -> Option<u32> {
     if value("-pidfile")? != pid_file {
         return None;
     }
-    value("-name")?.rsplit_once('@')?.1.parse().ok()
+    let launch = value("-name")?.rsplit_once('@')?.1.parse().ok()?;
+    let accelerator = match value("-accel")?.as_str() {
+        "kvm" => Accelerator::Kvm,
+        _ => Accelerator::Tcg,
+    };
+    Some(Identity { launch, accelerator })
 }
 
 /// In QEMU's option lists a comma ends a value unless it is doubled.
@@ -286,9 +298,12 @@ mod tests {
         let mut record = record::tests::example();
         record.launches = 7;
         let arguments = arguments(&launch(&record));
-        assert_eq!(launch_of(&arguments, "/data/vms/golem-web-1/qemu.pid"), Some(7));
-        assert_eq!(launch_of(&arguments, "/data/vms/golem-web-10/qemu.pid"), None);
-        assert_eq!(launch_of(&[], "/data/vms/golem-web-1/qemu.pid"), None);
+        assert_eq!(
+            identify(&arguments, "/data/vms/golem-web-1/qemu.pid"),
+            Some(Identity { launch: 7, accelerator: Accelerator::Tcg })
+        );
+        assert_eq!(identify(&arguments, "/data/vms/golem-web-10/qemu.pid"), None);
+        assert_eq!(identify(&[], "/data/vms/golem-web-1/qemu.pid"), None);
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //! provider is not root, a machine starts without any way out, which leaves SSH. Text and judgement are pure;
 //! [`establish`] and [`restore`] act.
 
+use core::time::Duration;
 use std::net::Ipv4Addr;
 
-use golem_provider_sdk::{Error, Finding, Result, host, log, process::Command};
+use golem_provider_sdk::{Error, Finding, Result, clock, host, log, process::Command};
 use serde_json::Value;
 
 use crate::settings::{Internet, Network, Settings};
@@ -175,11 +176,22 @@ fn user_id() -> Result<u32> {
 fn apply(settings: &Settings) -> Result<()> {
     let user_id = user_id()?;
     let rules = ruleset(user_id, &name_servers(), &settings.allow_networks);
-    Command::new("nft").args(["-f", "-"]).stdin(rules).run_checked()?;
-    if rules_hold(settings)? {
-        Ok(())
-    } else {
-        Err(Error::Internal("the firewall took the rules and does not show them".into()))
+    let mut tries_left = 3;
+    loop {
+        let outcome = Command::new("nft").args(["-f", "-"]).stdin(rules.clone()).run_checked();
+        // Two changes at the same moment make one of them fail, which is no fault of either.
+        match outcome.and_then(|_| rules_hold(settings)) {
+            Ok(true) => return Ok(()),
+            Err(error @ Error::NotFound(_)) => return Err(error),
+            other if tries_left == 0 => {
+                return other.and(Err(Error::Internal(
+                    "the firewall took the rules and does not show them".into(),
+                )));
+            }
+            _ => {}
+        }
+        tries_left -= 1;
+        clock::sleep(Duration::from_millis(100));
     }
 }
 

@@ -29,7 +29,7 @@ use golem_provider_sdk::{
 use crate::{
     accelerator::{self, Accelerator},
     catalog::Catalog,
-    command_line::{self, Architecture, CONSOLE_CHARDEV, Launch},
+    command_line::{self, Architecture, CONSOLE_CHARDEV, Identity, Launch},
     images, isolation,
     qmp::Monitor,
     record::{self, Paths, RunRecord, SpecRecord, VmRecord, Wanted},
@@ -57,6 +57,7 @@ pub struct Live {
     pub pid: u32,
     /// Which of the machine's starts it belongs to.
     pub launch: u32,
+    pub accelerator: Accelerator,
 }
 
 /// The processes of all machines, asked for once.
@@ -75,8 +76,9 @@ impl Processes {
         }
         let pid_file = files::host_path(&paths.pid_file())?;
         Ok(self.0.iter().find_map(|process| {
-            let launch = command_line::launch_of(&process.arguments, &pid_file)?;
-            Some(Live { pid: process.pid, launch })
+            let Identity { launch, accelerator } =
+                command_line::identify(&process.arguments, &pid_file)?;
+            Some(Live { pid: process.pid, launch, accelerator })
         }))
     }
 }
@@ -136,6 +138,18 @@ pub fn inspect(paths: &Paths, processes: &Processes) -> Result<Instance> {
 pub fn existing(paths: &Paths) -> Result<VmRecord> {
     record::load(paths)?
         .ok_or_else(|| Error::NotFound(format!("there is no machine {}", paths.id())))
+}
+
+/// # Errors
+/// [`Error::FailedPrecondition`] if the machine was asked to stop, so that waiting for it makes no sense.
+pub fn refuse_if_stopped(record: &VmRecord) -> Result<()> {
+    match record.wanted {
+        Wanted::Running => Ok(()),
+        Wanted::Stopped => Err(Error::FailedPrecondition(format!(
+            "the machine {} was asked to stop",
+            record.spec.id
+        ))),
+    }
 }
 
 /// Makes a machine and starts it, or goes on where an earlier call stopped.
@@ -206,7 +220,7 @@ fn ensure_started(paths: &Paths, record: &mut VmRecord, settings: &Settings) -> 
         }
         // The call that started it was cut off before it had written down what follows.
         if run_of(paths, live)?.is_none() {
-            await_qemu(paths, live, Accelerator::Tcg)?;
+            await_qemu(paths, live)?;
         }
         return mark_created(paths, record);
     }
@@ -215,7 +229,8 @@ fn ensure_started(paths: &Paths, record: &mut VmRecord, settings: &Settings) -> 
     match launch(paths, record, settings, architecture, verdict.accelerator) {
         Err(error)
             if verdict.accelerator == Accelerator::Kvm
-                && settings.accelerator == AcceleratorChoice::Auto =>
+                && settings.accelerator == AcceleratorChoice::Auto
+                && error.message().to_ascii_lowercase().contains("kvm") =>
         {
             accelerator::give_up_kvm(error.message())?;
             launch(paths, record, settings, architecture, Accelerator::Tcg)?;
@@ -284,11 +299,11 @@ fn launch(
     });
     let pid =
         process::Command::new(architecture.qemu()).args(arguments).spawn(&paths.qemu_log())?;
-    await_qemu(paths, Live { pid, launch: record.launches }, accelerator)
+    await_qemu(paths, Live { pid, launch: record.launches, accelerator })
 }
 
 /// Waits until QEMU answers on its control socket, and writes down what it says of itself.
-fn await_qemu(paths: &Paths, live: Live, accelerator: Accelerator) -> Result<()> {
+fn await_qemu(paths: &Paths, live: Live) -> Result<()> {
     let deadline = Deadline::after(LAUNCH_TIMEOUT);
     let ssh_port = loop {
         let answer = Monitor::connect(&paths.qmp()).and_then(|mut monitor| monitor.network());
@@ -320,7 +335,7 @@ fn await_qemu(paths: &Paths, live: Live, accelerator: Accelerator) -> Result<()>
         pid: live.pid,
         launch: live.launch,
         ssh_port,
-        accelerator,
+        accelerator: live.accelerator,
         ssh_answered: false,
     };
     record::save_run(paths, &run)
@@ -331,6 +346,7 @@ pub fn restart_emulated(paths: &Paths, settings: &Settings, reason: &str) -> Res
     accelerator::give_up_kvm(reason)?;
     kill(paths)?;
     let mut record = existing(paths)?;
+    refuse_if_stopped(&record)?;
     launch(paths, &mut record, settings, architecture()?, Accelerator::Tcg)
 }
 
@@ -575,7 +591,7 @@ mod tests {
         }
     }
 
-    const LIVE: Option<Live> = Some(Live { pid: 1, launch: 1 });
+    const LIVE: Option<Live> = Some(Live { pid: 1, launch: 1, accelerator: Accelerator::Tcg });
 
     #[test]
     fn the_state_follows_from_what_was_asked_for_and_what_is_there() {

@@ -10,7 +10,7 @@ use golem_provider_sdk::{Error, Result, clock::Deadline, sockets::Connection};
 use serde_json::{Value, json};
 
 /// How long QEMU may take for an answer. It is busy with nothing else for long, but the machine may be.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A line longer than this is none of QEMU's.
 const MAX_LINE_BYTES: usize = 1 << 20;

@@ -28,7 +28,7 @@ use crate::{
     accelerator::Accelerator,
     machine::{self, Processes},
     qmp::Monitor,
-    record::{self, Paths, RunRecord, Wanted},
+    record::{self, Paths, RunRecord},
     settings::{AcceleratorChoice, Settings},
 };
 
@@ -63,18 +63,22 @@ enum Answer {
 /// Waits until SSH answers, and remembers that it did.
 pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
     let mut deadline: Option<Deadline> = None;
+    let mut stage = Stage::default();
     loop {
+        // In this order: what was asked for is written before a process is ended.
+        let live = machine::live(paths)?;
         let record = machine::existing(paths)?;
-        if record.wanted == Wanted::Stopped {
-            return Err(Error::FailedPrecondition(format!(
-                "the machine {} was asked to stop",
-                paths.id()
-            )));
-        }
-        let Some(live) = machine::live(paths)? else {
+        machine::refuse_if_stopped(&record)?;
+        let Some(live) = live else {
+            if !record.created {
+                return Err(Error::FailedPrecondition(format!(
+                    "the machine {} was never started: create it again, or delete it",
+                    paths.id()
+                )));
+            }
             let run = record::load_run(paths)?.filter(|run| run.launch == record.launches);
-            let words = machine::last_words(paths);
-            fall_back(paths, settings, run.as_ref(), &words)?;
+            let accelerator = run.map(|run| run.accelerator);
+            fall_back(paths, settings, accelerator, &machine::last_words(paths))?;
             continue;
         };
         let run = match machine::run_of(paths, live)? {
@@ -85,7 +89,7 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                     pid: live.pid,
                     launch: live.launch,
                     ssh_port: endpoint.port,
-                    accelerator: Accelerator::Tcg,
+                    accelerator: live.accelerator,
                     ssh_answered: false,
                 },
                 None => {
@@ -99,17 +103,18 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
         }
         let limit = boot_timeout(run.accelerator).saturating_sub(MARGIN);
         let deadline = *deadline.get_or_insert_with(|| Deadline::after(limit));
-        match knock(paths, run.ssh_port)? {
+        match knock(paths, run.ssh_port, &mut stage)? {
             Answer::Banner => {
                 record::save_run(paths, &RunRecord { ssh_answered: true, ..run })?;
                 return machine::inspect(paths, &Processes::now()?);
             }
-            Answer::NotYet => progress::stage("booting"),
+            Answer::NotYet => stage.enter("booting"),
             Answer::Closed => {
                 clock::sleep(PAUSE);
             }
             Answer::Stuck(status) => {
-                fall_back(paths, settings, Some(&run), &format!("QEMU reports {status}"))?;
+                let reason = format!("QEMU reports {status}");
+                fall_back(paths, settings, Some(run.accelerator), &reason)?;
             }
         }
         if deadline.has_passed() {
@@ -127,19 +132,31 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
 fn fall_back(
     paths: &Paths,
     settings: &Settings,
-    run: Option<&RunRecord>,
+    accelerator: Option<Accelerator>,
     reason: &str,
 ) -> Result<()> {
-    let on_kvm = run.is_some_and(|run| run.accelerator == Accelerator::Kvm);
-    if on_kvm && settings.accelerator == AcceleratorChoice::Auto {
+    if accelerator == Some(Accelerator::Kvm) && settings.accelerator == AcceleratorChoice::Auto {
         progress::stage("starting again without KVM");
         return machine::restart_emulated(paths, settings, reason);
     }
     Err(Error::Internal(format!("the machine {} ended while it booted: {reason}", paths.id())))
 }
 
+/// What was last said of how far the boot has come; only changes are news.
+#[derive(Default)]
+struct Stage(&'static str);
+
+impl Stage {
+    fn enter(&mut self, stage: &'static str) {
+        if self.0 != stage {
+            self.0 = stage;
+            progress::stage(stage);
+        }
+    }
+}
+
 /// Connects once and listens.
-fn knock(paths: &Paths, port: u16) -> Result<Answer> {
+fn knock(paths: &Paths, port: u16, stage: &mut Stage) -> Result<Answer> {
     let connection = match Connection::loopback(port, CONNECT_TIMEOUT) {
         Ok(connection) => connection,
         Err(error @ Error::PermissionDenied(_)) => return Err(error),
@@ -162,7 +179,7 @@ fn knock(paths: &Paths, port: u16) -> Result<Answer> {
                 match ask_qemu(paths) {
                     Acceptance::Stuck(status) => return Ok(Answer::Stuck(status)),
                     Acceptance::NotYet => return Ok(Answer::NotYet),
-                    Acceptance::Accepted => progress::stage("waiting for SSH"),
+                    Acceptance::Accepted => stage.enter("waiting for SSH"),
                     Acceptance::Unknown => {}
                 }
                 if patience.has_passed() {
