@@ -2,10 +2,21 @@
 //! configuration file. Whatever else an operator wrote there stays as it is.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
+
+/// Makes the provider's data directory, if it is not there, closed to other users as the provider
+/// wants it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_data_directory(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("making the data directory {}", path.display()))
+}
 
 /// Offers the image of `catalog` to the provider whose plugin configuration is `config`, and lets
 /// the plugin read the image's files. Writes nothing when that is so already.

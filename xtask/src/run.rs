@@ -1,15 +1,14 @@
 //! `cargo xtask run`: from a fresh clone to a running provider.
 
-use std::collections::HashMap;
-use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
@@ -17,7 +16,7 @@ use crate::workspace::{Workspace, cargo};
 use crate::{announce, image, plugins, provider_files, setup};
 
 const SETTINGS_PREFIX: &str = "GOLEM_PROVIDER_";
-const DEFAULT_PORT: u16 = 7466;
+const DEFAULT_IMAGE: &str = "DEFAULT_VM_IMAGE";
 
 /// Where the published cloud images are; when this cannot be reached, an image is built here.
 const IMAGE_SITE: (&str, u16) = ("cloud-images.ubuntu.com", 443);
@@ -55,14 +54,6 @@ enum ImageChoice {
 
 pub fn main(arguments: &Arguments) -> Result<()> {
     let workspace = Workspace::find()?;
-    let settings = Settings::read()?;
-    let port = settings.port()?;
-    if announce::answers(port) {
-        bail!(
-            "a provider runs already on port {port}: stop it, or choose another port with {SETTINGS_PREFIX}PORT"
-        );
-    }
-
     let local_image = match arguments.image {
         ImageChoice::Local => true,
         ImageChoice::Published => false,
@@ -72,19 +63,29 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     plugins::build(&workspace, toolchain)?;
     let provider = build_provider(&workspace)?;
 
+    let settings = Settings::of(&provider)?;
+    let Settings { port, data_dir, .. } = &settings;
+    if announce::answers(*port) {
+        bail!(
+            "a provider runs already on port {port}: \
+             stop it, or choose another port with {SETTINGS_PREFIX}PORT"
+        );
+    }
+
+    provider_files::make_data_directory(data_dir)?;
     let mut command = Command::new(provider);
     command.arg("dev").args(&arguments.provider);
     if local_image {
         let catalog = image::build(&workspace)?;
-        let config = settings.data_dir.join("plugins/qemu.toml");
+        let config = settings.plugin_dir.join("qemu.toml");
         provider_files::offer_image(&config, &catalog, image::ALIAS)?;
-        if settings.get("DEFAULT_VM_IMAGE").is_none() {
-            command.env(format!("{SETTINGS_PREFIX}DEFAULT_VM_IMAGE"), image::ALIAS);
+        if !settings.has_default_image {
+            command.env(format!("{SETTINGS_PREFIX}{DEFAULT_IMAGE}"), image::ALIAS);
         }
     }
-    let public_key = public_key(&settings.data_dir)?;
-    announce::in_background(port, &public_key)?;
-    ui::note(format!("starting golem-provider dev, data in {}", settings.data_dir.display()));
+    let public_key = public_key(data_dir)?;
+    announce::in_background(*port, &public_key)?;
+    ui::note(format!("starting golem-provider dev, data in {}", data_dir.display()));
     let error = command.exec();
     Err(error).context("starting golem-provider")
 }
@@ -124,49 +125,57 @@ fn image_site_answers() -> bool {
     reached
 }
 
-/// What this command has to know of the provider's settings, read the way the provider does: the
-/// environment wins over `.env` here, which wins over `.env` in the data directory.
+/// What this command has to know of the provider's settings, as the provider itself reads them.
 struct Settings {
     data_dir: PathBuf,
-    files: Vec<HashMap<String, String>>,
+    plugin_dir: PathBuf,
+    port: u16,
+    /// Whether the operator chose the image of a machine that names none.
+    has_default_image: bool,
+}
+
+/// One setting, as `golem-provider config show --json` lists it.
+#[derive(Deserialize)]
+struct Setting {
+    key: String,
+    value: Option<String>,
+    origin: String,
 }
 
 impl Settings {
-    fn read() -> Result<Settings> {
-        let mut settings =
-            Settings { data_dir: PathBuf::new(), files: vec![dotenv(Path::new(".env"))?] };
-        settings.data_dir = match settings.get("DATA_DIR") {
-            Some(directory) => PathBuf::from(directory),
-            None => std::env::home_dir().context("HOME is not set")?.join(".golem/provider"),
-        };
-        settings.files.push(dotenv(&settings.data_dir.join(".env"))?);
-        Ok(settings)
-    }
-
-    /// The setting `name` (without its prefix), if it is set and not empty.
-    fn get(&self, name: &str) -> Option<String> {
-        let name = format!("{SETTINGS_PREFIX}{name}");
-        let from_files = || self.files.iter().find_map(|file| file.get(&name).cloned());
-        std::env::var(&name).ok().or_else(from_files).filter(|value| !value.is_empty())
-    }
-
-    fn port(&self) -> Result<u16> {
-        match self.get("PORT") {
-            None => Ok(DEFAULT_PORT),
-            Some(text) => {
-                text.parse().with_context(|| format!("{SETTINGS_PREFIX}PORT={text} is not a port"))
-            }
+    /// Asks the provider.
+    ///
+    /// # Errors
+    /// When a setting is wrong; the provider has said which by then.
+    fn of(provider: &Path) -> Result<Settings> {
+        let mut command = Command::new(provider);
+        // The subcommand `dev` means this environment; here it has to be said.
+        command.env("GOLEM_ENVIRONMENT", "development");
+        command.args(["config", "show", "--json"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = command.output().context("starting golem-provider")?;
+        if !output.status.success() {
+            bail!("golem-provider cannot start with these settings");
         }
+        let list = serde_json::from_slice(&output.stdout).context("reading the settings")?;
+        Settings::from_list(list)
     }
-}
 
-fn dotenv(file: &Path) -> Result<HashMap<String, String>> {
-    if !file.exists() {
-        return Ok(HashMap::new());
+    fn from_list(list: Vec<Setting>) -> Result<Settings> {
+        let find = |name: &str| {
+            let key = format!("{SETTINGS_PREFIX}{name}");
+            list.iter().find(|setting| setting.key == key)
+        };
+        let value = |name: &str| {
+            let value = find(name).and_then(|setting| setting.value.as_deref());
+            value.with_context(|| format!("golem-provider does not say {SETTINGS_PREFIX}{name}"))
+        };
+        Ok(Settings {
+            data_dir: value("DATA_DIR")?.into(),
+            plugin_dir: value("PLUGIN_DIR")?.into(),
+            port: value("PORT")?.parse().context("reading the port")?,
+            has_default_image: find(DEFAULT_IMAGE).is_some_and(|image| image.origin != "default"),
+        })
     }
-    let pairs =
-        dotenvy::from_path_iter(file).with_context(|| format!("reading {}", file.display()))?;
-    pairs.collect::<Result<_, _>>().with_context(|| format!("reading {}", file.display()))
 }
 
 /// The user's own public key; where there is none, that of a pair made for trying things out.
@@ -183,7 +192,6 @@ fn public_key(data_dir: &Path) -> Result<PathBuf> {
     let private = data_dir.join("dev-ssh-key");
     let public = data_dir.join("dev-ssh-key.pub");
     if !public.exists() {
-        fs::create_dir_all(data_dir).with_context(|| format!("making {}", data_dir.display()))?;
         let mut command = Command::new("ssh-keygen");
         command
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "golem-provider-dev", "-f"])
@@ -192,4 +200,35 @@ fn public_key(data_dir: &Path) -> Result<PathBuf> {
         ui::note(format!("made a key pair for trying things out: {}", private.display()));
     }
     Ok(public)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(default_image_origin: &str) -> Settings {
+        let text = format!(
+            r#"[{{"key": "GOLEM_ENVIRONMENT", "value": "production", "origin": "default"}},
+                {{"key": "GOLEM_PROVIDER_DATA_DIR", "value": "/data", "origin": "environment"}},
+                {{"key": "GOLEM_PROVIDER_PLUGIN_DIR", "value": "/data/plugins", "origin": "default"}},
+                {{"key": "GOLEM_PROVIDER_COUNTRY", "value": null, "origin": "default"}},
+                {{"key": "GOLEM_PROVIDER_PORT", "value": "7777", "origin": "/data/.env"}},
+                {{"key": "GOLEM_PROVIDER_DEFAULT_VM_IMAGE", "value": "x", "origin": "{default_image_origin}"}}]"#
+        );
+        Settings::from_list(serde_json::from_str(&text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_the_provider_says_of_its_settings_is_understood() {
+        let settings = listed("default");
+        assert_eq!((settings.port, settings.data_dir), (7777, PathBuf::from("/data")));
+        assert_eq!(settings.plugin_dir, PathBuf::from("/data/plugins"));
+    }
+
+    #[test]
+    fn an_operators_default_image_is_not_replaced_by_the_local_one() {
+        assert!(!listed("default").has_default_image);
+        assert!(listed("environment").has_default_image);
+        assert!(listed("/data/.env").has_default_image);
+    }
 }

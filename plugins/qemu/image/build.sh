@@ -24,8 +24,9 @@ readonly DISK_MIB=2048       # of the sparse disk; a machine's root file system 
 readonly BOOT_START_MIB=1    # partition 1: GRUB's core, for machines booted through the firmware
 readonly ROOT_START_MIB=2    # partition 2: the root file system
 readonly KERNEL_ARGUMENTS="root=/dev/vda2 ro console=ttyS0 quiet cryptomgr.notests"
-# What the initrd for a direct boot loads before it mounts the root file system.
-readonly INITRD_MODULES=(virtio_pci virtio_mmio virtio_blk ext4)
+# What the initrd for a direct boot loads before it mounts the root file system. The network card is
+# among it because cloud-init looks for it by its address, perhaps before udev has loaded a driver.
+readonly INITRD_MODULES=(virtio_pci virtio_mmio virtio_blk ext4 virtio_net)
 readonly GRUB_DIR=/usr/lib/grub/i386-pc
 readonly GRUB_MODULES=(biosdisk part_gpt ext2 normal linux search search_label serial terminal echo test boot configfile)
 

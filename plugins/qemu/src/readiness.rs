@@ -159,24 +159,41 @@ fn knock(paths: &Paths, port: u16) -> Result<Answer> {
                 }
             }
             Err(Error::DeadlineExceeded(_)) => {
-                // An answer that fails is no news of the guest; whether QEMU lives is found out by the caller.
-                let Ok(mut monitor) = Monitor::connect(&paths.qmp()) else {
-                    return Ok(Answer::Closed);
-                };
-                if let Some(status) = monitor.status().ok().filter(|status| is_stuck(status)) {
-                    return Ok(Answer::Stuck(status));
+                match ask_qemu(paths) {
+                    Acceptance::Stuck(status) => return Ok(Answer::Stuck(status)),
+                    Acceptance::NotYet => return Ok(Answer::NotYet),
+                    Acceptance::Accepted => progress::stage("waiting for SSH"),
+                    Acceptance::Unknown => {}
                 }
-                let accepted = monitor.network().is_ok_and(|network| network.ssh_accepted);
-                if !accepted {
-                    return Ok(Answer::NotYet);
-                }
-                progress::stage("waiting for SSH");
                 if patience.has_passed() {
                     return Ok(Answer::Closed);
                 }
             }
             Err(_) => return Ok(Answer::Closed),
         }
+    }
+}
+
+/// What QEMU says of the connection that we wait on.
+enum Acceptance {
+    NotYet,
+    Accepted,
+    /// The guest cannot go on.
+    Stuck(String),
+    /// QEMU is too busy to answer. The connection may well have been accepted, so it must not be aborted: each aborted one
+    /// costs the guest's SSH server a process, and so many of them drown a machine that boots slowly.
+    Unknown,
+}
+
+fn ask_qemu(paths: &Paths) -> Acceptance {
+    let Ok(mut monitor) = Monitor::connect(&paths.qmp()) else { return Acceptance::Unknown };
+    if let Some(status) = monitor.status().ok().filter(|status| is_stuck(status)) {
+        return Acceptance::Stuck(status);
+    }
+    match monitor.network() {
+        Ok(network) if network.ssh_accepted => Acceptance::Accepted,
+        Ok(_) => Acceptance::NotYet,
+        Err(_) => Acceptance::Unknown,
     }
 }
 

@@ -63,7 +63,6 @@ fn user_data(record: &VmRecord, account: Option<&str>) -> Value {
     json!({
         "hostname": record.spec.hostname,
         "disable_root": false,
-        "ssh_pwauth": false,
         "users": users,
         // One kind of host key that every client knows; each further kind costs an emulated guest seconds.
         "ssh_genkeytypes": ["ed25519"],
