@@ -29,7 +29,7 @@ async fn a_request_that_cannot_be_met_is_refused_by_the_post_itself() -> Result<
     let provider = provider().await?;
     let client = provider.client();
 
-    for image in ["windows-95", "--mount=/etc:/mnt", "../../etc/passwd", "debian-12\n"] {
+    for image in ["windows-95", "--mount=/etc:/mnt", "../../etc/passwd"] {
         let refusal = refused(client, 400, json!({ "name": "my-vm", "image": image })).await?;
         assert!(refusal.contains(DEFAULT_IMAGE), "known images are not named: {refusal}");
     }
@@ -37,6 +37,8 @@ async fn a_request_that_cannot_be_met_is_refused_by_the_post_itself() -> Result<
         let refusal = refused(client, 422, json!({ "name": name })).await?;
         assert!(refusal.contains(r#""name""#), "{refusal}");
     }
+    refused(client, 422, json!({ "name": "my-vm", "image": "debian-12\n--mount=/etc:/mnt" }))
+        .await?;
     let everything_wrong =
         json!({ "name": "", "cpu_cores": 3, "memory_gb": 5, "storage_gb": 9, "ssh_key": "no key" });
     let answer = client.post("/vms", &everything_wrong).await?.expect(422)?;
