@@ -1,18 +1,18 @@
 //! Waiting until a machine's SSH server answers.
 //!
 //! A connection to the forwarded port succeeds as soon as QEMU runs, so it says nothing. QEMU then tries to reach the
-//! guest, at growing intervals; while the guest has not accepted, such an attempt is given up after a second and made anew,
-//! which nobody in the guest notices. Once the guest has accepted, its SSH server has begun to work on it, and aborting would cost it a
-//! process on a machine that is busy booting: then there is patience for the banner.
+//! guest, at intervals that grow to twelve seconds, for 75 seconds in all; and it goes on trying when we have long closed
+//! the connection. So each one that is given up early is delivered to the guest as soon as its network is up: that costs its SSH
+//! server a process, and a dozen of them make it turn the next ones away, the requestor's first login among them.
+//!
+//! So few connections are made, and none is given up. They begin some seconds apart, so that the attempts of
+//! one fall between those of the others: the guest's first word is late by [`STAGGER`] at most.
 //!
 //! ```text
-//!   connect ─▶ nothing within 1 s ─┬─ not accepted ─▶ connect again       (booting)
-//!      ▲  │                        └─ accepted ─────▶ wait up to 60 s     (SSH is starting)
-//!      │  ├─ closed ─▶ QEMU lives? pause 0.5 s                            (network is up)
-//!      │  └─ banner ─▶ ready
-//!      └─────────────────┘
+//!   every 4 s, while fewer than 3 wait: connect ─▶ waiting ─┬─ closed ─▶ gone; at most one anew every 0.5 s
+//!                                                           └─ banner ─▶ ready
 //! ```
-//! The whole is a loop over [`knock`], whose judgement of the received bytes is pure.
+//! The whole is a loop over [`Knocks::listen`]; the judgement of the received bytes is pure.
 
 use core::time::Duration;
 
@@ -44,26 +44,18 @@ pub fn boot_timeout(accelerator: Accelerator) -> Duration {
 /// Told to whoever waits a little before the provider itself gives up, because this knows more.
 const MARGIN: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ATTEMPT: Duration = Duration::from_secs(1);
-/// For a banner of a server that has accepted.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Connections that wait at the same time: with [`STAGGER`], one for each of QEMU's twelve seconds between attempts.
+const KNOCKS: usize = 3;
+const STAGGER: Duration = Duration::from_secs(4);
+/// How long to listen to each before looking after QEMU again.
+const LISTEN: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// What came of one attempt.
-enum Answer {
-    Banner,
-    /// The guest has not accepted yet.
-    NotYet,
-    /// The guest, or QEMU in its place, closed the connection.
-    Closed,
-    /// QEMU says that the guest cannot go on.
-    Stuck(String),
-}
 
 /// Waits until SSH answers, and remembers that it did.
 pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
     let mut deadline: Option<Deadline> = None;
     let mut stage = Stage::default();
+    let mut knocks = Knocks::default();
     loop {
         // In this order: what was asked for is written before a process is ended.
         let live = machine::live(paths)?;
@@ -103,19 +95,18 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
         }
         let limit = boot_timeout(run.accelerator).saturating_sub(MARGIN);
         let deadline = *deadline.get_or_insert_with(|| Deadline::after(limit));
-        match knock(paths, run.ssh_port, &mut stage)? {
-            Answer::Banner => {
-                record::save_run(paths, &RunRecord { ssh_answered: true, ..run })?;
-                return machine::inspect(paths, &Processes::now()?);
-            }
-            Answer::NotYet => stage.enter("booting"),
-            Answer::Closed => {
-                clock::sleep(PAUSE);
-            }
-            Answer::Stuck(status) => {
+        if knocks.listen(run.ssh_port)? {
+            record::save_run(paths, &RunRecord { ssh_answered: true, ..run })?;
+            return machine::inspect(paths, &Processes::now()?);
+        }
+        match ask_qemu(paths) {
+            Acceptance::Stuck(status) => {
                 let reason = format!("QEMU reports {status}");
                 fall_back(paths, settings, Some(run.accelerator), &reason)?;
             }
+            Acceptance::NotYet => stage.enter("booting"),
+            Acceptance::Accepted => stage.enter("waiting for SSH"),
+            Acceptance::Unknown => {}
         }
         if deadline.has_passed() {
             return Err(Error::DeadlineExceeded(format!(
@@ -155,39 +146,52 @@ impl Stage {
     }
 }
 
-/// Connects once and listens.
-fn knock(paths: &Paths, port: u16, stage: &mut Stage) -> Result<Answer> {
-    let connection = match Connection::loopback(port, CONNECT_TIMEOUT) {
-        Ok(connection) => connection,
-        Err(error @ Error::PermissionDenied(_)) => return Err(error),
-        Err(_) => return Ok(Answer::Closed),
-    };
-    let patience = Deadline::after(PATIENCE);
-    let mut received = Vec::new();
-    loop {
-        match connection.read(4096, ATTEMPT) {
-            Ok(bytes) if bytes.is_empty() => return Ok(Answer::Closed),
-            Ok(bytes) => {
-                received.extend(bytes);
-                match greeting(&received) {
-                    Greeting::Ssh => return Ok(Answer::Banner),
-                    Greeting::Other => return Ok(Answer::Closed),
-                    Greeting::Unfinished => {}
-                }
-            }
-            Err(Error::DeadlineExceeded(_)) => {
-                match ask_qemu(paths) {
-                    Acceptance::Stuck(status) => return Ok(Answer::Stuck(status)),
-                    Acceptance::NotYet => return Ok(Answer::NotYet),
-                    Acceptance::Accepted => stage.enter("waiting for SSH"),
-                    Acceptance::Unknown => {}
-                }
-                if patience.has_passed() {
-                    return Ok(Answer::Closed);
-                }
-            }
-            Err(_) => return Ok(Answer::Closed),
+/// The connections that wait for a word of the guest, all to one port.
+#[derive(Default)]
+struct Knocks {
+    port: u16,
+    waiting: Vec<(Connection, Vec<u8>)>,
+    /// Not before this another one.
+    next: Option<Deadline>,
+}
+
+impl Knocks {
+    /// Has a server greeted? Takes about a second while none has.
+    fn listen(&mut self, port: u16) -> Result<bool> {
+        if self.port != port {
+            *self = Self { port, ..Self::default() };
         }
+        if self.waiting.len() < KNOCKS && self.next.is_none_or(|next| next.has_passed()) {
+            match Connection::loopback(port, CONNECT_TIMEOUT) {
+                Ok(connection) => {
+                    self.waiting.push((connection, Vec::new()));
+                    self.next = Some(Deadline::after(STAGGER));
+                }
+                Err(error @ Error::PermissionDenied(_)) => return Err(error),
+                Err(_) => self.next = Some(Deadline::after(PAUSE)),
+            }
+        }
+        let mut waiting = Vec::new();
+        for (connection, mut received) in self.waiting.drain(..) {
+            match connection.read(4096, LISTEN) {
+                Err(Error::DeadlineExceeded(_)) => waiting.push((connection, received)),
+                Ok(bytes) if !bytes.is_empty() => {
+                    received.extend(bytes);
+                    match greeting(&received) {
+                        Greeting::Ssh => return Ok(true),
+                        Greeting::Other => {}
+                        Greeting::Unfinished => waiting.push((connection, received)),
+                    }
+                }
+                // Closed by the guest, whose network is up then, or by QEMU after its last attempt.
+                Ok(_) | Err(_) => self.next = Some(Deadline::after(PAUSE)),
+            }
+        }
+        self.waiting = waiting;
+        if self.waiting.is_empty() {
+            clock::sleep(PAUSE);
+        }
+        Ok(false)
     }
 }
 
@@ -197,8 +201,7 @@ enum Acceptance {
     Accepted,
     /// The guest cannot go on.
     Stuck(String),
-    /// QEMU is too busy to answer. The connection may well have been accepted, so it must not be aborted: each aborted one
-    /// costs the guest's SSH server a process, and so many of them drown a machine that boots slowly.
+    /// QEMU is too busy to answer.
     Unknown,
 }
 
