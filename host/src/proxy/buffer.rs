@@ -21,9 +21,8 @@ thread_local! {
 /// Calls `use_it` with a buffer of the thread, whose contents are of no meaning. `use_it` may swap
 /// the box for another.
 pub(super) fn with<T>(use_it: impl FnOnce(&mut Box<[u8]>) -> T) -> T {
-    let mut buffer = SPARE
-        .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
+    let mut buffer =
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
     let outcome = use_it(&mut buffer);
     put_back(buffer);
     outcome
@@ -52,15 +51,9 @@ impl Rest {
     pub(super) fn keep(buffer: &mut Box<[u8]>, unwritten: Range<usize>) -> Rest {
         if unwritten.len() <= SMALL_REST_BYTES {
             let bytes: Box<[u8]> = buffer[unwritten].into();
-            return Rest {
-                unwritten: 0..bytes.len(),
-                buffer: bytes,
-            };
+            return Rest { unwritten: 0..bytes.len(), buffer: bytes };
         }
-        Rest {
-            buffer: std::mem::take(buffer),
-            unwritten,
-        }
+        Rest { buffer: std::mem::take(buffer), unwritten }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -119,9 +112,8 @@ mod tests {
 
     #[test]
     fn buffers_come_back_and_the_thread_keeps_only_a_few() {
-        let rests: Vec<Rest> = (0..20)
-            .map(|_| with(|buffer| Rest::keep(buffer, 0..BUFFER_BYTES)))
-            .collect();
+        let rests: Vec<Rest> =
+            (0..20).map(|_| with(|buffer| Rest::keep(buffer, 0..BUFFER_BYTES))).collect();
         assert_eq!(spare(), 0);
         drop(rests);
         assert_eq!(spare(), SPARE_BUFFERS);

@@ -36,13 +36,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(client: Socket, vm: Socket, link: Arc<Link>) -> Relay {
-        Relay {
-            client,
-            vm,
-            to_vm: Direction::default(),
-            to_client: Direction::default(),
-            link,
-        }
+        Relay { client, vm, to_vm: Direction::default(), to_client: Direction::default(), link }
     }
 }
 
