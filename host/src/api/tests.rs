@@ -1,6 +1,6 @@
 //! The API over a real VM service, whose machines are in memory: what clients send and expect.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 use axum::{
     Router,
@@ -479,6 +479,48 @@ async fn the_content_type_does_not_matter_and_a_long_body_is_refused() {
     refused(&answer, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
     let answer = provider.ask_with(Method::POST, "/api/v1/vms", filler(64 * 1024)).await;
     assert_eq!(answer.status, StatusCode::CREATED);
+}
+
+/// Log lines, kept.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_lines_of_a_request_carry_its_id_also_those_of_the_work_it_began() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let provider = Provider::start().await;
+    // Other tests of this process pass the same places without a subscriber, and whoever comes first decides whether a place
+    // is looked at later; so each is passed once, and then all are asked again.
+    provider.get("/vms").await;
+    tracing::callsite::rebuild_interest_cache();
+    provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
+    let request = Request::post("/api/v1/vms").header("x-request-id", "mine-1");
+    let request = request.body(Body::from(json!({"name": "abc"}).to_string())).unwrap();
+    provider.router.clone().oneshot(request).await.unwrap();
+
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let with_id: Vec<_> = lines.filter(|line| line["spans"][0]["request_id"] == "mine-1").collect();
+    let says = |what: &str| {
+        with_id
+            .iter()
+            .any(|line| line["fields"]["message"].as_str().is_some_and(|text| text.contains(what)))
+    };
+    assert!(says("answered") && says("has failed"), "{text}");
 }
 
 #[tokio::test]

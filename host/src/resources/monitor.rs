@@ -50,7 +50,7 @@ enum Source {
     Machine {
         vm_data_dir: PathBuf,
         /// Kept between measurements; also makes them one at a time.
-        system: Mutex<System>,
+        system: Box<Mutex<System>>,
     },
     #[cfg(test)]
     Fixed,
@@ -67,7 +67,7 @@ impl Monitor {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&vm_data_dir)?;
             let mut system = System::new().map_err(io::Error::other)?;
             let latest = RwLock::new(measure(&mut system, &vm_data_dir)?);
-            let source = Source::Machine { vm_data_dir, system: Mutex::new(system) };
+            let source = Source::Machine { vm_data_dir, system: Box::new(Mutex::new(system)) };
             Ok(Monitor { shared: Arc::new(Shared { latest, source }) })
         })
         .await

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::{
     CreateTicket, VmError,
     lifecycle::Operation,
-    model::{Job, JobStatus, NewVm, Phase, Vm},
+    model::{self, Job, JobStatus, NewVm, Phase, Vm},
     service::Inner,
 };
 use crate::{
@@ -42,7 +42,7 @@ impl Inner {
         shortage.map_err(|shortage| VmError::Insufficient { message: shortage.to_string() })?;
         let port = self.open_free_port(ports_in_use).await?;
 
-        let now = Timestamp::now();
+        let now = model::now();
         let vm = Vm {
             id: format!("golem-{name}-{}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S")),
             name: name.to_owned(),

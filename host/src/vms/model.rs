@@ -13,6 +13,13 @@ use uuid::Uuid;
 pub use crate::plugins::vm_backend::Progress;
 use crate::resources::Amounts;
 
+/// The present time as records keep it: in whole milliseconds, since clients in other languages cannot read nine digits.
+pub fn now() -> Timestamp {
+    let now = Timestamp::now();
+    // Every present time in milliseconds is within what a timestamp can hold.
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
 /// A VM as the provider knows it. A snapshot: the service replaces it as a whole, nobody changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {

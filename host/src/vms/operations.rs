@@ -6,13 +6,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-
 use super::{
     VmError,
     backends::{Backend, within},
     lifecycle::{self, Operation},
-    model::{JobStatus, Phase, Progress, SshPublicKey, Vm},
+    model::{self, JobStatus, Phase, Progress, SshPublicKey, Vm},
     registry::Slot,
     service::{Inner, is_not_found},
 };
@@ -324,7 +322,7 @@ impl Inner {
         change(&mut vm);
         debug_assert!(lifecycle::edge(before.phase, vm.phase), "{} to {}", before.phase, vm.phase);
         // A clock that was set back does not make a VM older.
-        vm.updated_at = Timestamp::now().max(before.updated_at);
+        vm.updated_at = model::now().max(before.updated_at);
         self.store.save(vm.clone(), job.clone()).await?;
         tracing::info!(
             vm.id = vm.id,
@@ -342,7 +340,7 @@ impl Inner {
         let mut record = self.registry.open_job(vm_id)?;
         record.job.status = status;
         record.job.error = error;
-        record.job.updated_at = Timestamp::now().max(record.job.updated_at);
+        record.job.updated_at = model::now().max(record.job.updated_at);
         Some(record)
     }
 

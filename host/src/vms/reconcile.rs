@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +18,7 @@ use super::{
     VmError,
     backends::{Backend, within},
     lifecycle::{self, Operation, Recovery, Sight},
-    model::{JobStatus, Phase, Vm},
+    model::{self, JobStatus, Phase, Vm},
     registry::{Idle, Slot},
     service::{Inner, is_not_found},
 };
@@ -49,7 +48,7 @@ pub(super) async fn at_start(inner: &Arc<Inner>) -> Result<Rounds, StoreError> {
     for mut record in inner.registry.stray_jobs() {
         record.job.status = JobStatus::Failed;
         record.job.error = Some("the VM is not being made any more".to_owned());
-        record.job.updated_at = Timestamp::now().max(record.job.updated_at);
+        record.job.updated_at = model::now().max(record.job.updated_at);
         inner.store.save_job(record.clone()).await?;
         inner.registry.set_job(record);
     }
@@ -335,7 +334,7 @@ impl Inner {
     }
 
     async fn forget_old_jobs(&self) {
-        let expired = self.registry.expired_jobs(Timestamp::now(), self.config.job_retention);
+        let expired = self.registry.expired_jobs(model::now(), self.config.job_retention);
         if expired.is_empty() {
             return;
         }

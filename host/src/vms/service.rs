@@ -11,6 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
@@ -122,7 +123,7 @@ impl VmService {
         self.0.check_open()?;
         let inner = Arc::clone(&self.0);
         // In a task, so that a caller who goes away leaves no half of it.
-        let admitted = self.0.tasks.spawn(async move { inner.admit(new).await });
+        let admitted = self.0.tasks.spawn(async move { inner.admit(new).await }.in_current_span());
         admitted.await.unwrap_or(Err(VmError::ShuttingDown))
     }
 
@@ -281,7 +282,7 @@ impl Inner {
         key: Option<SshPublicKey>,
     ) {
         let inner = Arc::clone(self);
-        let _task = self.tasks.spawn(async move {
+        let work = async move {
             let work = async {
                 if let Some(previous) = after {
                     drop(outcome_of(previous).await);
@@ -297,7 +298,9 @@ impl Inner {
                 Some(result) => slot.finish(result),
                 None => drop(slot),
             }
-        });
+        };
+        // Log lines of the work say which request began it.
+        let _task = self.tasks.spawn(work.in_current_span());
     }
 
     /// Stops every machine that may run.

@@ -48,6 +48,8 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 const POWER_BUTTON_INTERVAL: Duration = Duration::from_secs(3);
 /// A console that wrote more than this is not read by anybody, and would fill the operator's disk.
 const MAX_CONSOLE_BYTES: u64 = 8 << 20;
+/// What a guest wrote is on its disk after this: Linux waits 30 s, and a busy machine longer.
+const SETTLE_TIME: Duration = Duration::from_secs(120);
 /// The address that QEMU's user networking gives to every guest.
 const GUEST_ADDRESS: &str = "10.0.2.15";
 
@@ -97,7 +99,7 @@ pub fn run_of(paths: &Paths, live: Live) -> Result<Option<RunRecord>> {
 fn power(record: &VmRecord, live: Option<Live>, run: Option<&RunRecord>) -> PowerState {
     match (live, record.wanted) {
         (Some(_), Wanted::Stopped) => PowerState::Stopping,
-        (Some(_), Wanted::Running) if run.is_some_and(|run| run.ssh_answered) => {
+        (Some(_), Wanted::Running) if run.is_some_and(|run| run.ssh_answered_unix_ms.is_some()) => {
             PowerState::Running
         }
         (Some(_), Wanted::Running) => PowerState::Starting,
@@ -260,9 +262,20 @@ fn launch(
     if let isolation::State::Failed { reason, .. } = &isolation.state {
         log::warn!("the machine {} starts without internet: {reason}", paths.id());
     }
+    let repeat = record.first_boots > 0 && !is_settled(paths)?;
+    if repeat {
+        log::warn!(
+            "the machine {} was cut off during its first boot, which is repeated",
+            paths.id()
+        );
+    }
     record.launches += 1;
+    record.first_boots += u32::from(repeat || record.first_boots == 0);
     record.wanted = Wanted::Running;
     record::save(paths, record)?;
+    if repeat {
+        write_seed(paths, record)?;
+    }
     files::remove(&paths.run_record())?;
     files::create_directory(record::SOCKETS)?;
     for socket in paths.sockets() {
@@ -302,6 +315,18 @@ fn launch(
     await_qemu(paths, Live { pid, launch: record.launches, accelerator })
 }
 
+/// Is all that the first boot wrote certainly on the disk?
+///
+/// An operating system keeps what is written in memory for a while. A machine that is cut off in its first minutes finds
+/// host keys and authorized keys that are there and empty, and takes the work for done: nobody could ever log in again.
+fn is_settled(paths: &Paths) -> Result<bool> {
+    Ok(files::exists(&paths.settled())? || was_shut_down_inside(&tail(&paths.console())))
+}
+
+fn settle(paths: &Paths) -> Result<()> {
+    if files::exists(&paths.settled())? { Ok(()) } else { files::write(&paths.settled(), b"") }
+}
+
 /// Waits until QEMU answers on its control socket, and writes down what it says of itself.
 fn await_qemu(paths: &Paths, live: Live) -> Result<()> {
     let deadline = Deadline::after(LAUNCH_TIMEOUT);
@@ -336,7 +361,7 @@ fn await_qemu(paths: &Paths, live: Live) -> Result<()> {
         launch: live.launch,
         ssh_port,
         accelerator: live.accelerator,
-        ssh_answered: false,
+        ssh_answered_unix_ms: None,
     };
     record::save_run(paths, &run)
 }
@@ -357,13 +382,17 @@ pub fn stop(paths: &Paths, grace: Duration) -> Result<Instance> {
         record.wanted = Wanted::Stopped;
         record::save(paths, &record)?;
     }
-    if live(paths)?.is_some() && !shut_down(paths, grace)? {
-        log::warn!(
-            "the machine {} did not shut down within {} s and is switched off",
-            paths.id(),
-            grace.as_secs()
-        );
-        switch_off(paths)?;
+    if live(paths)?.is_some() {
+        if shut_down(paths, grace)? {
+            settle(paths)?;
+        } else {
+            log::warn!(
+                "the machine {} did not shut down within {} s and is switched off",
+                paths.id(),
+                grace.as_secs()
+            );
+            switch_off(paths)?;
+        }
     }
     inspect(paths, &Processes::now()?)
 }
@@ -486,14 +515,16 @@ pub fn all() -> Result<Vec<Paths>> {
         .collect()
 }
 
-/// Looks after machines that run: keeps the firewall rules in place, and their consoles from filling the disk.
+/// Looks after machines that run: keeps the firewall rules in place and consoles from filling the disk, and notes when a
+/// first boot can no longer be lost.
 pub fn tend(machines: &[Paths], processes: &Processes, settings: &Settings) {
     let mut any_runs = false;
     for paths in machines {
-        if !matches!(processes.of(paths), Ok(Some(_))) {
-            continue;
-        }
+        let Ok(Some(live)) = processes.of(paths) else { continue };
         any_runs = true;
+        if let Err(error) = settle_when_due(paths, live) {
+            log::warn!("{}: {}", paths.id(), error.message());
+        }
         let console = files::info(&paths.console()).map_or(0, |info| info.size_bytes);
         if console > MAX_CONSOLE_BYTES {
             let stopped = Monitor::connect(&paths.qmp())
@@ -515,23 +546,47 @@ pub fn tend(machines: &[Paths], processes: &Processes, settings: &Settings) {
     }
 }
 
+fn settle_when_due(paths: &Paths, live: Live) -> Result<()> {
+    let answered = run_of(paths, live)?.and_then(|run| run.ssh_answered_unix_ms);
+    match answered {
+        Some(at) if Duration::from_millis(clock::unix_ms().saturating_sub(at)) > SETTLE_TIME => {
+            settle(paths)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Why a machine ended, as far as its console and QEMU tell.
 pub fn last_words(paths: &Paths) -> String {
     explain(&tail(&paths.console()), qemu_words(paths).as_deref())
 }
 
-fn explain(console: &str, qemu: Option<&str>) -> String {
+/// Did an operating system say that it is done?
+fn was_shut_down_inside(console: &str) -> bool {
+    ["reboot: Power down", "reboot: System halted"].iter().any(|words| console.contains(words))
+}
+
+/// The end of a machine's console, in one line; empty if it wrote nothing.
+pub fn console_end(paths: &Paths) -> String {
+    last_lines(&tail(&paths.console()))
+}
+
+fn last_lines(console: &str) -> String {
     const LINES: usize = 4;
+    let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(LINES)..].join(" | ")
+}
+
+fn explain(console: &str, qemu: Option<&str>) -> String {
     if let Some(words) = qemu {
         return format!("QEMU ended and said: {words}");
     }
-    if ["reboot: Power down", "reboot: System halted"].iter().any(|words| console.contains(words)) {
+    if was_shut_down_inside(console) {
         return "it was shut down from inside".to_owned();
     }
-    let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
-    match &lines[lines.len().saturating_sub(LINES)..] {
-        [] => "its QEMU process was ended".to_owned(),
-        last => format!("its QEMU process was ended; its console ends with: {}", last.join(" | ")),
+    match last_lines(console).as_str() {
+        "" => "its QEMU process was ended".to_owned(),
+        last => format!("its QEMU process was ended; its console ends with: {last}"),
     }
 }
 
@@ -581,13 +636,13 @@ mod tests {
         VmRecord { wanted, created, ..record::tests::example() }
     }
 
-    fn run(ssh_answered: bool) -> RunRecord {
+    fn run(ssh_answered_unix_ms: Option<u64>) -> RunRecord {
         RunRecord {
             pid: 1,
             launch: 1,
             ssh_port: 40_000,
             accelerator: Accelerator::Tcg,
-            ssh_answered,
+            ssh_answered_unix_ms,
         }
     }
 
@@ -596,7 +651,7 @@ mod tests {
     #[test]
     fn the_state_follows_from_what_was_asked_for_and_what_is_there() {
         use PowerState::*;
-        let (answered, silent) = (run(true), run(false));
+        let (answered, silent) = (run(Some(1)), run(None));
         for (wanted, created, live, run, expected) in [
             (Wanted::Running, true, LIVE, Some(&answered), Running),
             (Wanted::Running, true, LIVE, Some(&silent), Starting),

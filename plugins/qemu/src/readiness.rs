@@ -82,7 +82,7 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                     launch: live.launch,
                     ssh_port: endpoint.port,
                     accelerator: live.accelerator,
-                    ssh_answered: false,
+                    ssh_answered_unix_ms: None,
                 },
                 None => {
                     clock::sleep(PAUSE);
@@ -90,13 +90,14 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                 }
             },
         };
-        if run.ssh_answered {
+        if run.ssh_answered_unix_ms.is_some() {
             return machine::inspect(paths, &Processes::now()?);
         }
         let limit = boot_timeout(run.accelerator).saturating_sub(MARGIN);
         let deadline = *deadline.get_or_insert_with(|| Deadline::after(limit));
         if knocks.listen(run.ssh_port)? {
-            record::save_run(paths, &RunRecord { ssh_answered: true, ..run })?;
+            let ssh_answered_unix_ms = Some(clock::unix_ms());
+            record::save_run(paths, &RunRecord { ssh_answered_unix_ms, ..run })?;
             return machine::inspect(paths, &Processes::now()?);
         }
         match ask_qemu(paths) {
@@ -110,10 +111,10 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
         }
         if deadline.has_passed() {
             return Err(Error::DeadlineExceeded(format!(
-                "SSH of the machine {} did not answer within {} s. {}",
+                "SSH of the machine {} did not answer within {} s; its console ends with: {}",
                 paths.id(),
                 limit.as_secs(),
-                machine::last_words(paths)
+                machine::console_end(paths)
             )));
         }
     }

@@ -44,8 +44,13 @@ pub fn image(record: &VmRecord) -> io::Result<Vec<u8>> {
     Ok(disk.into_inner())
 }
 
+/// cloud-init does its work once per instance id.
 fn meta_data(record: &VmRecord) -> Value {
-    json!({ "instance-id": record.uuid, "local-hostname": record.spec.hostname })
+    let instance_id = match record.first_boots {
+        0 | 1 => record.uuid.clone(),
+        more => format!("{}-{more}", record.uuid),
+    };
+    json!({ "instance-id": instance_id, "local-hostname": record.spec.hostname })
 }
 
 fn user_data(record: &VmRecord, account: Option<&str>) -> Value {
@@ -70,7 +75,7 @@ fn user_data(record: &VmRecord, account: Option<&str>) -> Value {
         "resize_rootfs": true,
         "package_update": false,
         "package_upgrade": false,
-        "runcmd": [["bash", "-c", ssh_keys::installer()]]
+        "runcmd": [["sync"], ["bash", "-c", ssh_keys::installer()]]
     })
 }
 
@@ -147,6 +152,16 @@ mod tests {
             serde_json::from_str(user_data.strip_prefix("#cloud-config\n").unwrap()).unwrap();
         assert_eq!(data["hostname"], record.spec.hostname.as_str());
         assert_eq!(data["users"][0]["ssh_authorized_keys"][0], "k\"]}\n#");
+    }
+
+    #[test]
+    fn a_first_boot_that_has_to_be_repeated_is_one_of_a_new_instance() {
+        let mut record = record::tests::example();
+        let first = meta_data(&record);
+        record.first_boots = 1;
+        assert_eq!(meta_data(&record), first, "a restart is none");
+        record.first_boots = 2;
+        assert_ne!(meta_data(&record)["instance-id"], first["instance-id"]);
     }
 
     #[test]

@@ -164,6 +164,7 @@ RestartSec=5
 [Install]
 WantedBy=multi-user.target
 END_OF_UNIT
+sync
 systemctl daemon-reload
 systemctl enable --now golem-ssh-keys.service
 "#
