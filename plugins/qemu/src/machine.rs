@@ -32,7 +32,7 @@ use crate::{
     command_line::{self, Architecture, CONSOLE_CHARDEV, Identity, Launch},
     images, isolation,
     qmp::Monitor,
-    record::{self, Paths, RunRecord, SpecRecord, VmRecord, Wanted},
+    record::{self, Boot, Paths, RunRecord, SpecRecord, VmRecord, Wanted},
     seed,
     settings::{AcceleratorChoice, Settings},
     ssh_keys,
@@ -48,8 +48,6 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 const POWER_BUTTON_INTERVAL: Duration = Duration::from_secs(3);
 /// A console that wrote more than this is not read by anybody, and would fill the operator's disk.
 const MAX_CONSOLE_BYTES: u64 = 8 << 20;
-/// What a guest wrote is on its disk after this: Linux waits 30 s, and a busy machine longer.
-const SETTLE_TIME: Duration = Duration::from_secs(120);
 /// The address that QEMU's user networking gives to every guest.
 const GUEST_ADDRESS: &str = "10.0.2.15";
 
@@ -99,7 +97,7 @@ pub fn run_of(paths: &Paths, live: Live) -> Result<Option<RunRecord>> {
 fn power(record: &VmRecord, live: Option<Live>, run: Option<&RunRecord>) -> PowerState {
     match (live, record.wanted) {
         (Some(_), Wanted::Stopped) => PowerState::Stopping,
-        (Some(_), Wanted::Running) if run.is_some_and(|run| run.ssh_answered_unix_ms.is_some()) => {
+        (Some(_), Wanted::Running) if run.is_some_and(|run| run.ssh_answered) => {
             PowerState::Running
         }
         (Some(_), Wanted::Running) => PowerState::Starting,
@@ -183,12 +181,7 @@ pub fn create(spec: SpecRecord, settings: &Settings) -> Result<Instance> {
         if record.boot.is_none() {
             let boot = images::fetch(image)?;
             progress::stage("making the disk");
-            images::make_disk(
-                &boot.image,
-                &paths.disk(),
-                &paths.unfinished_disk(),
-                record.spec.storage_mib,
-            )?;
+            make_disk(&paths, &record, &boot)?;
             record.boot = Some(boot);
             write_seed(&paths, &record)?;
             record::save(&paths, &record)?;
@@ -262,20 +255,12 @@ fn launch(
     if let isolation::State::Failed { reason, .. } = &isolation.state {
         log::warn!("the machine {} starts without internet: {reason}", paths.id());
     }
-    let repeat = record.first_boots > 0 && !is_settled(paths)?;
-    if repeat {
-        log::warn!(
-            "the machine {} was cut off during its first boot, which is repeated",
-            paths.id()
-        );
+    if record.launches > 0 && !files::exists(&paths.booted())? {
+        renew_disk(paths, record)?;
     }
     record.launches += 1;
-    record.first_boots += u32::from(repeat || record.first_boots == 0);
     record.wanted = Wanted::Running;
     record::save(paths, record)?;
-    if repeat {
-        write_seed(paths, record)?;
-    }
     files::remove(&paths.run_record())?;
     files::create_directory(record::SOCKETS)?;
     for socket in paths.sockets() {
@@ -315,16 +300,16 @@ fn launch(
     await_qemu(paths, Live { pid, launch: record.launches, accelerator })
 }
 
-/// Is all that the first boot wrote certainly on the disk?
-///
-/// An operating system keeps what is written in memory for a while. A machine that is cut off in its first minutes finds
-/// host keys and authorized keys that are there and empty, and takes the work for done: nobody could ever log in again.
-fn is_settled(paths: &Paths) -> Result<bool> {
-    Ok(files::exists(&paths.settled())? || was_shut_down_inside(&tail(&paths.console())))
+/// Gives a machine whose first boot was cut off the disk that it began with. Nobody has logged in yet, so nothing of
+/// anybody's is on it, and an operating system that finds its first boot half done does not finish it.
+fn renew_disk(paths: &Paths, record: &VmRecord) -> Result<()> {
+    let Some(boot) = &record.boot else { return Ok(()) };
+    log::info!("the first boot of {} was cut off and begins anew", paths.id());
+    make_disk(paths, record, boot)
 }
 
-fn settle(paths: &Paths) -> Result<()> {
-    if files::exists(&paths.settled())? { Ok(()) } else { files::write(&paths.settled(), b"") }
+fn make_disk(paths: &Paths, record: &VmRecord, boot: &Boot) -> Result<()> {
+    images::make_disk(&boot.image, &paths.disk(), &paths.unfinished_disk(), record.spec.storage_mib)
 }
 
 /// Waits until QEMU answers on its control socket, and writes down what it says of itself.
@@ -361,7 +346,7 @@ fn await_qemu(paths: &Paths, live: Live) -> Result<()> {
         launch: live.launch,
         ssh_port,
         accelerator: live.accelerator,
-        ssh_answered_unix_ms: None,
+        ssh_answered: false,
     };
     record::save_run(paths, &run)
 }
@@ -382,17 +367,13 @@ pub fn stop(paths: &Paths, grace: Duration) -> Result<Instance> {
         record.wanted = Wanted::Stopped;
         record::save(paths, &record)?;
     }
-    if live(paths)?.is_some() {
-        if shut_down(paths, grace)? {
-            settle(paths)?;
-        } else {
-            log::warn!(
-                "the machine {} did not shut down within {} s and is switched off",
-                paths.id(),
-                grace.as_secs()
-            );
-            switch_off(paths)?;
-        }
+    if live(paths)?.is_some() && !shut_down(paths, grace)? {
+        log::warn!(
+            "the machine {} did not shut down within {} s and is switched off",
+            paths.id(),
+            grace.as_secs()
+        );
+        switch_off(paths)?;
     }
     inspect(paths, &Processes::now()?)
 }
@@ -515,16 +496,14 @@ pub fn all() -> Result<Vec<Paths>> {
         .collect()
 }
 
-/// Looks after machines that run: keeps the firewall rules in place and consoles from filling the disk, and notes when a
-/// first boot can no longer be lost.
+/// Looks after machines that run: keeps the firewall rules in place and consoles from filling the disk.
 pub fn tend(machines: &[Paths], processes: &Processes, settings: &Settings) {
     let mut any_runs = false;
     for paths in machines {
-        let Ok(Some(live)) = processes.of(paths) else { continue };
-        any_runs = true;
-        if let Err(error) = settle_when_due(paths, live) {
-            log::warn!("{}: {}", paths.id(), error.message());
+        if !matches!(processes.of(paths), Ok(Some(_))) {
+            continue;
         }
+        any_runs = true;
         let console = files::info(&paths.console()).map_or(0, |info| info.size_bytes);
         if console > MAX_CONSOLE_BYTES {
             let stopped = Monitor::connect(&paths.qmp())
@@ -543,16 +522,6 @@ pub fn tend(machines: &[Paths], processes: &Processes, settings: &Settings) {
     }
     if any_runs {
         isolation::restore(settings);
-    }
-}
-
-fn settle_when_due(paths: &Paths, live: Live) -> Result<()> {
-    let answered = run_of(paths, live)?.and_then(|run| run.ssh_answered_unix_ms);
-    match answered {
-        Some(at) if Duration::from_millis(clock::unix_ms().saturating_sub(at)) > SETTLE_TIME => {
-            settle(paths)
-        }
-        _ => Ok(()),
     }
 }
 
@@ -636,13 +605,13 @@ mod tests {
         VmRecord { wanted, created, ..record::tests::example() }
     }
 
-    fn run(ssh_answered_unix_ms: Option<u64>) -> RunRecord {
+    fn run(ssh_answered: bool) -> RunRecord {
         RunRecord {
             pid: 1,
             launch: 1,
             ssh_port: 40_000,
             accelerator: Accelerator::Tcg,
-            ssh_answered_unix_ms,
+            ssh_answered,
         }
     }
 
@@ -651,7 +620,7 @@ mod tests {
     #[test]
     fn the_state_follows_from_what_was_asked_for_and_what_is_there() {
         use PowerState::*;
-        let (answered, silent) = (run(Some(1)), run(None));
+        let (answered, silent) = (run(true), run(false));
         for (wanted, created, live, run, expected) in [
             (Wanted::Running, true, LIVE, Some(&answered), Running),
             (Wanted::Running, true, LIVE, Some(&silent), Starting),

@@ -19,7 +19,7 @@ use core::time::Duration;
 use golem_provider_sdk::{
     Error, Result,
     clock::{self, Deadline},
-    progress,
+    files, progress,
     sockets::Connection,
     vm_backend::Instance,
 };
@@ -82,7 +82,7 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                     launch: live.launch,
                     ssh_port: endpoint.port,
                     accelerator: live.accelerator,
-                    ssh_answered_unix_ms: None,
+                    ssh_answered: false,
                 },
                 None => {
                     clock::sleep(PAUSE);
@@ -90,14 +90,16 @@ pub fn await_ready(paths: &Paths, settings: &Settings) -> Result<Instance> {
                 }
             },
         };
-        if run.ssh_answered_unix_ms.is_some() {
+        if run.ssh_answered {
             return machine::inspect(paths, &Processes::now()?);
         }
         let limit = boot_timeout(run.accelerator).saturating_sub(MARGIN);
         let deadline = *deadline.get_or_insert_with(|| Deadline::after(limit));
         if knocks.listen(run.ssh_port)? {
-            let ssh_answered_unix_ms = Some(clock::unix_ms());
-            record::save_run(paths, &RunRecord { ssh_answered_unix_ms, ..run })?;
+            record::save_run(paths, &RunRecord { ssh_answered: true, ..run })?;
+            if !files::exists(&paths.booted())? {
+                files::write(&paths.booted(), b"")?;
+            }
             return machine::inspect(paths, &Processes::now()?);
         }
         match ask_qemu(paths) {

@@ -6,7 +6,7 @@
 //! vms/<id>/disk.qcow2   its disk: what it wrote, over the image
 //! vms/<id>/seed.img     what cloud-init reads at the first boot
 //! vms/<id>/console.log  its serial console since it was last started
-//! vms/<id>/settled      exists once all that the first boot wrote is certainly on the disk
+//! vms/<id>/booted       exists once SSH has answered for the first time
 //! vms/<id>/qemu.log     what QEMU itself had to say
 //! vms/<id>/qemu.pid     QEMU's lock against a second one; its path among QEMU's arguments is how a process is recognised
 //! sockets/<hash>.*      QEMU's sockets, under short names because socket addresses are short
@@ -39,9 +39,6 @@ pub struct VmRecord {
     pub wanted: Wanted,
     /// How often a start was begun.
     pub launches: u32,
-    /// How often cloud-init was given its work to do; more than once if the machine was cut off while it did it.
-    #[serde(default)]
-    pub first_boots: u32,
 }
 
 /// What the machine was made to be.
@@ -109,8 +106,8 @@ pub struct RunRecord {
     /// The port on 127.0.0.1 that leads to the machine's SSH server.
     pub ssh_port: u16,
     pub accelerator: crate::accelerator::Accelerator,
-    /// When SSH first answered since this process was started, in milliseconds since 1970.
-    pub ssh_answered_unix_ms: Option<u64>,
+    /// Has SSH answered since this process was started?
+    pub ssh_answered: bool,
 }
 
 impl VmRecord {
@@ -135,7 +132,6 @@ impl VmRecord {
             created: false,
             wanted: Wanted::Running,
             launches: 0,
-            first_boots: 0,
         }
     }
 
@@ -211,8 +207,8 @@ impl Paths {
     }
 
     /// A file of its own, because it is written beside calls that change the record.
-    pub fn settled(&self) -> String {
-        self.file("settled")
+    pub fn booted(&self) -> String {
+        self.file("booted")
     }
 
     pub fn qemu_log(&self) -> String {

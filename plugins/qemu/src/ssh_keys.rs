@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// The guest may still be installing the helper: SSH answers before cloud-init has finished.
-const ADD_TIMEOUT: Duration = Duration::from_secs(45);
-/// How long one way is tried before the other.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
+const ADD_TIMEOUT: Duration = Duration::from_secs(40);
+/// How long one way is tried before the other, at first; twice as long each time after.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// # Errors
@@ -53,12 +53,13 @@ pub fn validate(key: &str) -> Result<()> {
 pub fn add(paths: &Paths, key: &str) -> Result<()> {
     validate(key)?;
     let deadline = Deadline::after(ADD_TIMEOUT);
+    let mut attempt = FIRST_ATTEMPT;
     loop {
         let agent = Connection::unix(&paths.agent(), CONNECT_TIMEOUT)
-            .and_then(|wire| add_by_agent(wire, key, token()));
+            .and_then(|wire| add_by_agent(wire, key, token(), attempt));
         let Err(agent) = agent else { return Ok(()) };
         let helper = Connection::unix(&paths.keys(), CONNECT_TIMEOUT)
-            .and_then(|wire| add_by_helper(wire, key, token()));
+            .and_then(|wire| add_by_helper(wire, key, token(), attempt));
         let Err(helper) = helper else { return Ok(()) };
         if deadline.has_passed() {
             return Err(Error::Unavailable(format!(
@@ -67,6 +68,7 @@ pub fn add(paths: &Paths, key: &str) -> Result<()> {
                 helper.message()
             )));
         }
+        attempt = (attempt * 2).min(deadline.remaining().max(FIRST_ATTEMPT));
         clock::sleep(Duration::from_secs(1));
     }
 }
@@ -76,8 +78,8 @@ fn token() -> u32 {
     random::bytes(4).iter().fold(0, |token, byte| token << 8 | u32::from(*byte)) >> 1
 }
 
-fn add_by_agent(wire: impl Wire, key: &str, token: u32) -> Result<()> {
-    let deadline = Deadline::after(ATTEMPT_TIMEOUT);
+fn add_by_agent(wire: impl Wire, key: &str, token: u32, attempt: Duration) -> Result<()> {
+    let deadline = Deadline::after(attempt);
     let mut lines = Lines::new(wire);
     // 0xff ends whatever an earlier client left unfinished.
     lines.send_bytes(b"\xff")?;
@@ -101,8 +103,8 @@ fn agent_answer(line: &[u8]) -> Option<Value> {
     serde_json::from_slice(line).ok()
 }
 
-fn add_by_helper(wire: impl Wire, key: &str, token: u32) -> Result<()> {
-    let deadline = Deadline::after(ATTEMPT_TIMEOUT);
+fn add_by_helper(wire: impl Wire, key: &str, token: u32, attempt: Duration) -> Result<()> {
+    let deadline = Deadline::after(attempt);
     let mut lines = Lines::new(wire);
     // A line end first, in case an earlier client was cut off in the middle of a line.
     lines.send_bytes(format!("\n{token} {key}\n").as_bytes())?;
