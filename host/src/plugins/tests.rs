@@ -218,7 +218,7 @@ async fn a_granted_file_is_imported_only_with_the_right_checksum() {
     let file = bench.directory.path().join("plugins/misbehaving.toml");
     std::fs::write(file, "[grants]\nfiles = [\"/etc/passwd\"]\n").unwrap();
     let error = ask(&bench.load().await, "import").await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::FailedPrecondition);
+    assert_eq!(error.kind, BackendErrorKind::Internal);
     assert!(error.message.contains("its SHA-256 is "), "{error}");
     let own = bench.directory.path().join("vms/misbehaving");
     assert_eq!(std::fs::read_dir(own).unwrap().count(), 0, "something of it was left behind");

@@ -228,9 +228,7 @@ impl Host for CallState {
             .map_err(|error| {
                 let wrong_digest = !digest.is_empty() && !digest.eq_ignore_ascii_case(&sha256);
                 match wrong_digest {
-                    true => {
-                        Error::FailedPrecondition(format!("cannot import {host_path}: {error}"))
-                    }
+                    true => Error::Internal(format!("cannot import {host_path}: {error}")),
                     false => failed(error),
                 }
             })

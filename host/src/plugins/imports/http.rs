@@ -362,7 +362,7 @@ impl Download {
             if !found.eq_ignore_ascii_case(expected) {
                 // Going on from here would never come to another end.
                 directory.remove_file(&partial).map_err(failed)?;
-                return Err(Error::FailedPrecondition(format!(
+                return Err(Error::Internal(format!(
                     "{url} is not what was expected: its checksum is {found}, the catalog says {expected}"
                 )));
             }
