@@ -124,6 +124,8 @@ impl Process {
         let mut found = BTreeSet::new();
         for entry in fs::read_dir(&directory).with_context(|| format!("reading {directory}"))? {
             match fs::read_link(entry?.path()) {
+                // Such as `anon_inode:[eventfd]`: a kind of thing, and not the name of one.
+                Ok(target) if target.to_string_lossy().starts_with("anon_inode:") => {}
                 Ok(target) => drop(found.insert(target)),
                 // Closed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
