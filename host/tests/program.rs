@@ -1,5 +1,8 @@
 //! The program as a shell sees it: what it prints where, and its exit status. Nothing here starts a provider.
 
+// Helpers of tests are no tests themselves to the linter.
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
