@@ -72,7 +72,16 @@ impl Process {
     /// # Errors
     /// When there is none.
     pub fn with_id(pid: u32) -> Result<Process> {
-        let arguments = arguments_of(pid).with_context(|| format!("process {pid} has ended"))?;
+        // One that has only just been started shows its arguments a moment later.
+        let arguments = (0..50)
+            .find_map(|_| {
+                let arguments = arguments_of(pid);
+                if arguments.is_none() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                arguments
+            })
+            .with_context(|| format!("process {pid} has ended"))?;
         Ok(Process { pid, arguments })
     }
 

@@ -85,11 +85,15 @@ impl Store {
         .await
     }
 
-    /// Removes a VM's record and its jobs. None there is a success.
+    /// Removes a VM's record and its jobs, those of failed creates under its name included. None there is a success.
     pub async fn remove(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write(move |transaction| {
-            transaction.execute("DELETE FROM jobs WHERE vm_id = ?1", [&id])?;
+            transaction.execute(
+                "DELETE FROM jobs
+                 WHERE vm_id = ?1 OR vm_name = (SELECT name FROM vms WHERE id = ?1)",
+                [&id],
+            )?;
             transaction.execute("DELETE FROM vms WHERE id = ?1", [&id])?;
             Ok(())
         })

@@ -382,11 +382,14 @@ impl Slot {
         vm
     }
 
-    /// Takes the VM and its jobs out, after the store has.
+    /// Takes the VM and its jobs out, those of failed creates under its name included, after the store has.
     pub(super) fn forget(&self) {
         let mut state = self.registry.write();
+        let name = state.vms.get(&self.id).map(|entry| entry.vm.name.clone());
         state.remove(&self.id);
-        state.jobs.retain(|_, record| record.vm_id != self.id);
+        state.jobs.retain(|_, record| {
+            record.vm_id != self.id && Some(&record.job.vm_name) != name.as_ref()
+        });
     }
 
     /// Notes where the VM's port leads from now on. `true` if that is news.

@@ -1,4 +1,4 @@
--- Creates, as those who asked for them follow them. Kept for a day after they ended; removed with a deleted VM.
+-- Creates, as those who asked for them follow them. Kept for a day after they ended; removed with a deleted VM of their name.
 -- No foreign key: the job of a failed create outlives the VM's row when a new VM takes the name.
 CREATE TABLE jobs (
     id         TEXT NOT NULL PRIMARY KEY, -- UUID
