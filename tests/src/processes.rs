@@ -154,14 +154,24 @@ impl Process {
 mod tests {
     use super::*;
 
+    /// Ends with the test, also with one that fails.
+    struct Sleeper(std::process::Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     #[test]
     fn a_process_is_seen_with_its_arguments_until_it_is_killed() -> Result<()> {
-        let mut child = std::process::Command::new("sleep").arg("600").spawn()?;
-        let process = Process::with_id(child.id())?;
+        let mut child = Sleeper(std::process::Command::new("sleep").arg("600").spawn()?);
+        let process = Process::with_id(child.0.id())?;
         assert_eq!(process.arguments[1], "600");
-        assert_eq!(process.status("Pid")?, [child.id().to_string()]);
+        assert_eq!(process.status("Pid")?, [child.0.id().to_string()]);
         process.kill()?;
-        child.wait()?;
+        child.0.wait()?;
         assert!(!process.runs());
         assert!(process.kill().is_err());
         Ok(())
