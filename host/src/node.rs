@@ -302,8 +302,14 @@ impl StateStore for PluginState {
         Self::get(self, plugin, key).await.map_err(state_error)
     }
 
-    async fn set(&self, plugin: &str, key: &str, value: Vec<u8>) -> Result<(), StateError> {
-        Self::set(self, plugin, key, value).await.map_err(state_error)
+    async fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Vec<u8>,
+        room_bytes: u64,
+    ) -> Result<bool, StateError> {
+        Self::set(self, plugin, key, value, room_bytes).await.map_err(state_error)
     }
 
     async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError> {

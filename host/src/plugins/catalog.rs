@@ -19,14 +19,17 @@ use std::{
 };
 
 use serde::Deserialize;
+use tokio::io::AsyncReadExt;
 
 use super::{
     bundled,
-    call::{PluginContext, PluginDirectory},
+    call::{MemoryShare, PluginContext, PluginDirectory},
     component::{LoadError, PluginComponent},
     engine::{Engine, EngineError},
-    imports::{Machine, Services, StateStore, http},
+    imports::{Machine, Services, StateStore, http, log::PluginLog},
+    limits,
     manifest::{GrantList, Grants, Manifest, ManifestError},
+    text,
     vm_backend::{BackendError, VmBackend},
     vm_component::{Finding, Severity, VmComponent},
 };
@@ -49,6 +52,7 @@ pub struct Catalog {
     engine: Engine,
     services: Arc<Services>,
     config: CatalogConfig,
+    limits: limits::Functions,
 }
 
 /// Plugins cannot be loaded at all.
@@ -65,6 +69,14 @@ pub enum CatalogError {
 pub enum PluginError {
     #[error("there is no plugin `{name}`: known are {known}; others go into {directory} as `{name}.wasm`", directory = directory.display())]
     Unknown { name: String, known: String, directory: PathBuf },
+    #[error(
+        "{file} is larger than the {} MiB that a plugin may have", limits::COMPONENT_BYTES >> 20, file = file.display()
+    )]
+    TooLarge { file: PathBuf },
+    #[error(
+        "compiling the plugin {name} from {origin} takes longer than {} s; install another version of it", limits::COMPILE.as_secs()
+    )]
+    Uncompilable { name: String, origin: String },
     #[error("cannot read {file}: {source}", file = file.display())]
     Read { file: PathBuf, source: io::Error },
     #[error("{file} is wrong: {source}", file = file.display())]
@@ -113,7 +125,13 @@ impl Catalog {
         let engine = Engine::new(Some(config.cache_dir.clone()))?;
         let services =
             Arc::new(Services { machine: Machine::this(), http: http::Client::new()?, state });
-        Ok(Self { engine, services, config })
+        Ok(Self { engine, services, config, limits: limits::FUNCTIONS })
+    }
+
+    /// For tests of what happens when a call takes too long.
+    #[cfg(test)]
+    pub(super) fn limits_mut(&mut self) -> &mut limits::Functions {
+        &mut self.limits
     }
 
     /// The names of all plugins there are: the bundled ones in their order, then those of the directory.
@@ -162,12 +180,16 @@ impl Catalog {
         let directory = self.config.vm_data_dir.join(name);
         let engine = self.engine.clone();
         let opened = directory.clone();
-        let (component, directory) = tokio::task::spawn_blocking(move || {
+        let loading = tokio::task::spawn_blocking(move || {
             (PluginComponent::load(&engine, &bytes), PluginDirectory::open(&opened))
-        })
-        .await
-        .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })
-        .map(|(component, opened)| (component, opened.map_err(|source| (directory, source))))?;
+        });
+        // The compiler cannot be stopped; it ends by itself, and nobody waits for it.
+        let loaded = tokio::time::timeout(limits::COMPILE, loading).await.map_err(|_| {
+            PluginError::Uncompilable { name: name.to_owned(), origin: origin.clone() }
+        })?;
+        let (component, directory) = loaded
+            .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })
+            .map(|(component, opened)| (component, opened.map_err(|source| (directory, source))))?;
         let component = component.map_err(|source| PluginError::Load {
             name: name.to_owned(),
             origin: origin.clone(),
@@ -184,9 +206,11 @@ impl Catalog {
             settings: settings.to_string(),
             directory,
             downloads: http::Downloads::default(),
+            log: PluginLog::default(),
+            memory: MemoryShare::default(),
             services: Arc::clone(&self.services),
         };
-        let backend = VmComponent::new(component, Arc::new(context));
+        let backend = VmComponent::new(component, Arc::new(context), self.limits);
         let silent = |source| PluginError::Silent { name: name.to_owned(), source };
         let description = backend.describe().await.map_err(silent)?;
         if description.name != name {
@@ -208,8 +232,9 @@ impl Catalog {
 
     async fn component_file(&self, name: &str) -> Result<(String, Vec<u8>), PluginError> {
         let file = self.config.plugin_dir.join(format!("{name}.wasm"));
-        match tokio::fs::read(&file).await {
-            Ok(bytes) => Ok((file.display().to_string(), bytes)),
+        match read_bounded(&file, limits::COMPONENT_BYTES).await {
+            Ok(None) => Err(PluginError::TooLarge { file }),
+            Ok(Some(bytes)) => Ok((file.display().to_string(), bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => match bundled::find(name) {
                 Some(bytes) => Ok(("this binary".into(), bytes.to_vec())),
                 None => Err(PluginError::Unknown {
@@ -241,6 +266,14 @@ impl Catalog {
     }
 }
 
+/// The whole file; absent if it is larger than that.
+async fn read_bounded(file: &Path, most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let file = tokio::fs::File::open(file).await?;
+    file.take(most_bytes + 1).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() as u64 <= most_bytes).then_some(bytes))
+}
+
 async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
     match tokio::fs::read_to_string(file).await {
         Ok(text) => toml::from_str(&text).map_err(|source| PluginError::Configuration {
@@ -255,10 +288,16 @@ async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
 /// All that is wrong, in one line.
 fn check_settings(schema: &str, settings: &serde_json::Value) -> Result<(), String> {
     let schema = serde_json::from_str(schema).map_err(|error| {
-        format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}")
+        text::plain(
+            &format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}"),
+            limits::TEXT_BYTES,
+        )
     })?;
     let validator = jsonschema::validator_for(&schema).map_err(|error| {
-        format!("the plugin's schema is wrong, which is a fault of the plugin: {error}")
+        text::plain(
+            &format!("the plugin's schema is wrong, which is a fault of the plugin: {error}"),
+            limits::TEXT_BYTES,
+        )
     })?;
     let problems: Vec<String> = validator
         .iter_errors(settings)

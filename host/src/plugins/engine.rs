@@ -1,8 +1,8 @@
 //! The WebAssembly engine: how code is compiled, where instances live, and how a call is stopped.
 //!
 //! - Instances come from a pooling allocator with copy-on-write images, so that a fresh one per call costs microseconds.
-//! - Epochs stop guests that do not stop by themselves. The epoch advances by [`TICK`] while calls are under way. At each
-//!   tick a running guest gives way to other tasks and pays one tick of its budget; waiting for the host costs none.
+//! - Epochs interrupt guests that do not stop by themselves. The epoch advances every [`TICK`] while calls are under way;
+//!   what becomes of an interrupted guest is decided in `turns.rs`.
 //! - Compiled code is kept on disk under the component's hash and everything of the engine that it depends on.
 
 use std::{
@@ -22,23 +22,30 @@ use wasmtime::{
     component::Component,
 };
 
-/// How often a running guest gives way, and the unit its budget is counted in.
+use super::{
+    limits::{
+        CONCURRENT_CALLS, CORE_INSTANCES_PER_COMPONENT, MEMORIES_PER_COMPONENT,
+        MEMORY_PER_CALL_BYTES, TABLES_PER_COMPONENT, TEXT_BYTES,
+    },
+    text,
+    turns::Turns,
+};
+
+/// How often a running guest gives way.
 pub const TICK: Duration = Duration::from_millis(10);
-
-/// What the linear memory of one call may grow to. A backend that shuffles requests and small files needs a tenth of it.
-pub const MEMORY_CEILING_BYTES: usize = 128 << 20;
-
-/// Calls under way at the same time, over all plugins. Each reserves 4 GiB of address space, though no memory.
-pub const CONCURRENT_CALLS: u32 = 128;
 
 /// Memory that stays with a pool slot between calls: about what a small guest touches, so that it need not be mapped anew.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// How the binary form of a core module begins; a component has another number there.
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 /// The compiler and the pool, shared by all plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     wasm: WasmEngine,
     ticker: Arc<Ticker>,
+    turns: Turns,
     cache: Option<Arc<Path>>,
 }
 
@@ -47,8 +54,12 @@ pub struct Engine {
 pub enum EngineError {
     #[error("cannot set up the plugin engine: {0:#}")]
     Setup(wasmtime::Error),
-    #[error("this is not a WebAssembly component that can be run here: {0:#}")]
-    Compile(wasmtime::Error),
+    #[error("this is not a WebAssembly component that can be run here: {0}")]
+    Compile(String),
+    #[error(
+        "this is a WebAssembly core module and not a component; make a component of it, for instance with `wasm-tools component new`"
+    )]
+    CoreModule,
     #[error("cannot start the thread that ends runaway plugins: {0}")]
     Ticker(std::io::Error),
 }
@@ -77,11 +88,15 @@ impl Engine {
             }
         });
         let ticker = Arc::new(Ticker::start(&wasm).map_err(EngineError::Ticker)?);
-        Ok(Self { wasm, ticker, cache })
+        Ok(Self { wasm, ticker, turns: Turns::new(), cache })
     }
 
     pub(super) fn wasm(&self) -> &WasmEngine {
         &self.wasm
+    }
+
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Keeps the epoch advancing until the guard is dropped.
@@ -91,14 +106,21 @@ impl Engine {
 
     /// Compiles a component, or takes the code that was compiled earlier. Blocks for up to seconds.
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Component, EngineError> {
+        if bytes.starts_with(CORE_MODULE) {
+            return Err(EngineError::CoreModule);
+        }
+        // What the compiler quotes of a component is the component's own text.
+        let failed = |error: wasmtime::Error| {
+            EngineError::Compile(text::plain(&format!("{error:#}"), TEXT_BYTES))
+        };
         let Some(cache) = &self.cache else {
-            return Component::from_binary(&self.wasm, bytes).map_err(EngineError::Compile);
+            return Component::from_binary(&self.wasm, bytes).map_err(failed);
         };
         let file = cache.join(self.cache_name(bytes));
         if let Some(component) = self.load_compiled(&file) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.wasm, bytes).map_err(EngineError::Compile)?;
+        let component = Component::from_binary(&self.wasm, bytes).map_err(failed)?;
         let saved = component
             .serialize()
             .map_err(|error| std::io::Error::other(format!("{error:#}")))
@@ -151,11 +173,15 @@ fn configuration(allocation: Allocation) -> Config {
     if let Allocation::Pooling = allocation {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(CONCURRENT_CALLS)
-            .total_core_instances(CONCURRENT_CALLS * 4)
-            .total_memories(CONCURRENT_CALLS)
-            .total_tables(CONCURRENT_CALLS * 2)
+            // So much of each that as many calls as there may be find their part, whatever the other plugins are like.
+            .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+            .max_memories_per_component(MEMORIES_PER_COMPONENT)
+            .max_tables_per_component(TABLES_PER_COMPONENT)
+            .total_core_instances(CONCURRENT_CALLS * CORE_INSTANCES_PER_COMPONENT)
+            .total_memories(CONCURRENT_CALLS * MEMORIES_PER_COMPONENT)
+            .total_tables(CONCURRENT_CALLS * TABLES_PER_COMPONENT)
             .total_stacks(CONCURRENT_CALLS)
-            .max_memory_size(MEMORY_CEILING_BYTES)
+            .max_memory_size(MEMORY_PER_CALL_BYTES)
             .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
             .table_keep_resident(KEEP_RESIDENT_BYTES)
             .pagemap_scan(Enabled::Auto);

@@ -23,9 +23,15 @@ impl StateStore for MemoryState {
     async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, StateError> {
         Ok(self.0.lock().unwrap().get(&(plugin.into(), key.into())).cloned())
     }
-    async fn set(&self, plugin: &str, key: &str, value: Vec<u8>) -> Result<(), StateError> {
+    async fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Vec<u8>,
+        _room_bytes: u64,
+    ) -> Result<bool, StateError> {
         self.0.lock().unwrap().insert((plugin.into(), key.into()), value);
-        Ok(())
+        Ok(true)
     }
     async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError> {
         self.0.lock().unwrap().remove(&(plugin.into(), key.into()));

@@ -227,10 +227,10 @@ async fn plugins_keep_their_values_apart() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).await.unwrap();
     let state = store.plugin_state();
-    state.set("qemu", "vm/b", b"1".to_vec()).await.unwrap();
-    state.set("qemu", "vm/a", b"2".to_vec()).await.unwrap();
-    state.set("qemu", "vm/a", b"3".to_vec()).await.unwrap();
-    state.set("other", "vm/c", b"4".to_vec()).await.unwrap();
+    state.set("qemu", "vm/b", b"1".to_vec(), 1000).await.unwrap();
+    state.set("qemu", "vm/a", b"2".to_vec(), 1000).await.unwrap();
+    state.set("qemu", "vm/a", b"3".to_vec(), 1000).await.unwrap();
+    state.set("other", "vm/c", b"4".to_vec(), 1000).await.unwrap();
     assert_eq!(state.get("qemu", "vm/a").await.unwrap(), Some(b"3".to_vec()));
     assert_eq!(state.get("qemu", "vm/c").await.unwrap(), None);
     assert_eq!(state.keys("qemu", "vm/").await.unwrap(), ["vm/a", "vm/b"]);

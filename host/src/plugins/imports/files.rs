@@ -16,9 +16,8 @@ use crate::plugins::{
         golem::provider::files::{FileInfo, Host},
     },
     call::CallState,
+    limits::{DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
 };
-
-const MAX_READ_BYTES: u32 = 16 << 20;
 
 impl CallState {
     /// Runs file work on the plugin's directory, off the runtime.
@@ -99,10 +98,13 @@ pub(super) fn replace(
 impl Host for CallState {
     async fn read(&mut self, path: String, offset: u64, max_bytes: u32) -> Result<Vec<u8>, Error> {
         self.in_directory("read", path, move |directory, path| {
-            let mut file = directory.open(path)?;
+            // Without waiting: a named pipe that nobody writes to would hold a thread for ever.
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+            let mut file = directory.open_with(path, &options)?;
             file.seek(SeekFrom::Start(offset))?;
             let mut bytes = Vec::new();
-            file.take(max_bytes.min(MAX_READ_BYTES).into()).read_to_end(&mut bytes)?;
+            file.take(max_bytes.min(FILE_READ_BYTES).into()).read_to_end(&mut bytes)?;
             Ok(bytes)
         })
         .await
@@ -110,6 +112,7 @@ impl Host for CallState {
 
     async fn write(&mut self, path: String, contents: Vec<u8>) -> Result<(), Error> {
         self.in_directory("write", path, move |directory, path| {
+            ensure_room(directory, contents.len() as u64)?;
             replace(directory, path, |file| file.write_all(&contents))
         })
         .await
@@ -127,8 +130,15 @@ impl Host for CallState {
         self.in_directory("list", path, |directory, path| {
             let mut names = directory
                 .read_dir(path)?
+                .take(DIRECTORY_ENTRIES + 1)
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<std::io::Result<Vec<String>>>()?;
+            if names.len() > DIRECTORY_ENTRIES {
+                return Err(std::io::Error::new(
+                    std::io::ErrorKind::FileTooLarge,
+                    format!("it has more than {DIRECTORY_ENTRIES} entries"),
+                ));
+            }
             names.sort();
             Ok(names)
         })
@@ -206,10 +216,12 @@ impl Host for CallState {
             let failed = |error: std::io::Error| io_error("import", source_path, &error);
             let canonical = source_path.canonicalize().map_err(failed)?;
             plugin.grants.file(&canonical)?;
-            let source = std::fs::File::open(&canonical).map_err(failed)?;
-            if !source.metadata().map_err(failed)?.is_file() {
+            let source = open_granted(&canonical).map_err(failed)?;
+            let metadata = source.metadata().map_err(failed)?;
+            if !metadata.is_file() {
                 return Err(Error::InvalidArgument(format!("{host_path} is not a regular file")));
             }
+            ensure_room(&plugin.directory.handle, metadata.len()).map_err(failed)?;
             let mut digest = String::new();
             replace(&plugin.directory.handle, path, |file| {
                 let mut copy = file.try_clone()?.into_std();
@@ -235,6 +247,40 @@ impl Host for CallState {
         })
         .await
     }
+}
+
+/// Opens a path in which no symbolic link is left, and fails if somebody has put one there since that was seen.
+fn open_granted(canonical: &Path) -> std::io::Result<std::fs::File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, ResolveFlags, openat2};
+        match openat2(CWD, canonical, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Ok(file) => return Ok(file.into()),
+            // A kernel before 5.6, or a sandbox that does not know the call.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(rustix::fs::open(canonical, flags | OFlags::NOFOLLOW, Mode::empty())?.into())
+}
+
+/// Fails if the disk would have less left than the provider needs for itself.
+pub(super) fn ensure_room(directory: &Dir, more_bytes: u64) -> std::io::Result<()> {
+    let disk = rustix::fs::fstatvfs(directory)?;
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free_bytes >= more_bytes.saturating_add(DISK_RESERVE_BYTES) {
+        return Ok(());
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::StorageFull,
+        format!(
+            "the disk has {} MiB left, of which {} MiB are kept free for the provider; make room on it",
+            free_bytes >> 20,
+            DISK_RESERVE_BYTES >> 20
+        ),
+    ))
 }
 
 /// Shares the blocks where the file system can, else copies them.
