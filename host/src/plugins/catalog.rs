@@ -16,6 +16,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -216,9 +217,13 @@ impl Catalog {
         if description.name != name {
             return Err(PluginError::OtherName { origin, found: description.name });
         }
-        check_settings(&description.settings_schema, &settings).map_err(|problem| {
-            PluginError::Settings { name: name.to_owned(), file: configuration_file, problem }
-        })?;
+        check_settings_within(limits::CHECK_SETTINGS, description.settings_schema, settings)
+            .await
+            .map_err(|problem| PluginError::Settings {
+                name: name.to_owned(),
+                file: configuration_file,
+                problem,
+            })?;
         tracing::debug!(
             plugin.name = %name,
             "loaded {name} {} from {origin} ({}): {}",
@@ -285,6 +290,30 @@ async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
     }
 }
 
+/// Checks on a thread of its own, which is left to itself if it takes too long: nothing can end it, and a runtime would wait
+/// for it.
+async fn check_settings_within(
+    limit: Duration,
+    schema: String,
+    settings: serde_json::Value,
+) -> Result<(), String> {
+    let (answer, checked) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("plugin-settings".into())
+        .spawn(move || answer.send(check_settings(&schema, &settings)))
+        .map_err(|error| format!("no thread could be started to check them: {error}"))?;
+    match tokio::time::timeout(limit, checked).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => {
+            Err("the plugin's schema broke the check, which is a fault of the plugin".into())
+        }
+        Err(_) => Err(format!(
+            "checking them takes longer than {} s, which is a fault of the plugin's schema",
+            limit.as_secs_f32()
+        )),
+    }
+}
+
 /// All that is wrong, in one line.
 fn check_settings(schema: &str, settings: &serde_json::Value) -> Result<(), String> {
     let schema = serde_json::from_str(schema).map_err(|error| {
@@ -328,5 +357,20 @@ mod tests {
             check_settings(&schema, &json!({"accelerator": "xen", "tb": "x"})).unwrap_err();
         assert!(problems.contains("accelerator: ") && problems.contains("tb: "), "{problems}");
         assert!(check_settings(&schema, &json!({"speed": 1})).unwrap_err().contains("speed"));
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_multiplies_itself_does_not_hold_the_provider() {
+        // Each level is tried twice, and the last one never fits.
+        let levels = (0..22).map(|level| {
+            let next = json!({ "$ref": format!("#/$defs/{}", level + 1) });
+            (level.to_string(), json!({ "anyOf": [next.clone(), next] }))
+        });
+        let mut levels: serde_json::Map<String, serde_json::Value> = levels.collect();
+        levels.insert("22".into(), json!(false));
+        let schema = json!({ "$ref": "#/$defs/0", "$defs": levels }).to_string();
+        let limit = Duration::from_millis(10);
+        let problem = check_settings_within(limit, schema, json!({})).await.unwrap_err();
+        assert!(problem.contains("takes longer than 0.01 s"), "{problem}");
     }
 }

@@ -19,6 +19,9 @@ pub const CORE_INSTANCES_PER_COMPONENT: u32 = 4;
 pub const MEMORIES_PER_COMPONENT: u32 = 1;
 pub const TABLES_PER_COMPONENT: u32 = 2;
 
+/// How long checking settings against a plugin's schema may take. A schema can be made to take for ever.
+pub const CHECK_SETTINGS: Duration = Duration::from_secs(5);
+
 /// Largest JSON Schema of a plugin's settings.
 pub const SCHEMA_BYTES: usize = 256 << 10;
 

@@ -54,7 +54,7 @@ impl CallState {
 }
 
 /// `.` for the directory itself; never absolute, never upwards.
-fn relative(path: &str) -> Result<&Path, Error> {
+pub(super) fn relative(path: &str) -> Result<&Path, Error> {
     let path = Path::new(if path.is_empty() { "." } else { path });
     let inside = path.components().all(|component| {
         matches!(component, std::path::Component::Normal(_) | std::path::Component::CurDir)
@@ -153,7 +153,9 @@ impl Host for CallState {
     async fn rename(&mut self, old: String, new: String) -> Result<(), Error> {
         let to = PathBuf::from(relative(&new)?);
         self.in_directory("rename", old, move |directory, path| {
-            directory.rename(path, directory, &to)
+            directory.rename(path, directory, &to).map_err(|error| {
+                std::io::Error::new(error.kind(), format!("to {}: {error}", to.display()))
+            })
         })
         .await
     }

@@ -25,7 +25,7 @@ use url::Url;
 
 use super::{
     blocking,
-    files::{digest_of, ensure_room},
+    files::{digest_of, ensure_room, relative},
     io_error,
 };
 use crate::plugins::{
@@ -264,7 +264,7 @@ impl Download {
                 "the checksum of {url} has to be {length} hexadecimal digits"
             )));
         }
-        let path = PathBuf::from(path);
+        let path = PathBuf::from(relative(&path)?);
         let name = path
             .file_name()
             .and_then(|name| name.to_str())

@@ -120,7 +120,7 @@ fn deed(name: &str) -> Result<Option<String>> {
             std::hint::black_box(name);
         },
         "panic" => panic!("the disk of {name} is on fire"),
-        "long-panic" => panic!("{}", "on fire ".repeat(MIB)),
+        "long-panic" => panic!("{}", "on fire ".repeat(MIB / 8)),
         "trap" => trap(),
         "overflow" => {
             let depth = deeper(1);
@@ -142,7 +142,7 @@ fn deed(name: &str) -> Result<Option<String>> {
         "nap" => clock::sleep(Duration::from_millis(300)),
         "naps" => (0..60).for_each(|_| clock::sleep(Duration::from_millis(15))),
         "flood" => (0..10_000).for_each(|line| log::info!("flood {line}")),
-        "wide-flood" => (0..300).for_each(|_| log::info!("{}", "wide ".repeat(MIB))),
+        "wide-flood" => (0..300).for_each(|_| log::info!("{}", "wide ".repeat(MIB / 100))),
         "forged-line" => log::info!("harmless\n2030-01-01 ERROR the provider is \x1b[31mlost"),
         "megabytes" => return Ok(Some("a".repeat(50 * MIB))),
         "long-detail" => return Ok(Some("a".repeat(MIB))),
