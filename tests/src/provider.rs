@@ -210,6 +210,16 @@ impl Provider {
         Ok(self.process.as_ref().context("the provider does not run")?.id())
     }
 
+    /// The memory that it has, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let kib = processes::Process::with_id(self.pid()?)?.status("VmRSS")?;
+        let kib: u64 = kib.first().context("an empty VmRSS")?.parse().context("reading VmRSS")?;
+        Ok(kib * 1024)
+    }
+
     /// What it has logged up to now.
     ///
     /// # Errors
