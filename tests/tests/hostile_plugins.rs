@@ -30,7 +30,7 @@ async fn whatever_a_plugin_does_other_vms_and_all_requests_go_on() -> Result<()>
         .with_plugin("misbehaving", "[settings]\ninspect-all = \"loop\"\n")?
         .with("RATE_LIMIT_PER_MINUTE", 1_000_000);
     let mut provider = setup.start().await?;
-    let made = provider.client().post("/vms", &body("my-vm")).await?.expect(200)?;
+    let made = provider.client().post("/vms", &body("my-vm")).await?.expect(201)?;
     let port = u16::try_from(made["ssh_port"].as_u64().context("no port")?)?;
     assert_eq!(provider.terminate().await?, 0);
     provider.set("VM_BACKEND", "misbehaving");

@@ -171,7 +171,7 @@ fn explain(error: &wasmtime::Error, state: &mut CallState, limits: CallLimits) -
     };
     let plugin = &state.plugin;
     // Names of functions in it are the plugin's own text.
-    let place = text::plain(&format!("{error:?}"), TEXT_BYTES);
+    let place = text::plain(&format!("{error:#}"), TEXT_BYTES);
     if plugin.log.take(place.len()) {
         tracing::error!(plugin.name = %plugin.name, "a call of the plugin {} ended here: {place}", plugin.name);
     }
