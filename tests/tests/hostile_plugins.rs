@@ -28,7 +28,11 @@ async fn whatever_a_plugin_does_other_vms_and_all_requests_go_on() -> Result<()>
     let setup = Setup::new()?
         .with_paper_backend(&Paper::with_ssh_at(ssh.address()))?
         .with_plugin("misbehaving", "[settings]\ninspect-all = \"loop\"\n")?
-        .with("RATE_LIMIT_PER_MINUTE", 1_000_000);
+        .with("RATE_LIMIT_PER_MINUTE", 1_000_000)
+        // Machines on paper take nothing, so all that this computer has may be given away.
+        .with("CPU_THRESHOLD", 100)
+        .with("MEMORY_THRESHOLD", 100)
+        .with("STORAGE_THRESHOLD", 100);
     let mut provider = setup.start().await?;
     let made = provider.client().post("/vms", &body("my-vm")).await?.expect(201)?;
     let port = u16::try_from(made["ssh_port"].as_u64().context("no port")?)?;

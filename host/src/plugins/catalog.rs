@@ -61,8 +61,6 @@ pub struct Catalog {
 pub enum CatalogError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error(transparent)]
-    Http(#[from] http::ClientError),
 }
 
 /// One plugin cannot be used.
@@ -125,7 +123,7 @@ impl Catalog {
     pub fn new(config: CatalogConfig, state: Arc<dyn StateStore>) -> Result<Self, CatalogError> {
         let engine = Engine::new(Some(config.cache_dir.clone()))?;
         let services =
-            Arc::new(Services { machine: Machine::this(), http: http::Client::new()?, state });
+            Arc::new(Services { machine: Machine::this(), http: http::Client::default(), state });
         Ok(Self { engine, services, config, limits: limits::FUNCTIONS })
     }
 

@@ -12,7 +12,11 @@ use std::{
     io::Write,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::Thread,
     time::Duration,
 };
 
@@ -226,58 +230,78 @@ fn save(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
+/// How long the ticker goes on after the last call: calls that follow each other closely need not wake it.
+const IDLE_TICKS: u32 = 100;
+
 /// A thread of its own, since a runtime whose workers are all busy in guests could not run a task that stops them.
 /// It sleeps while no call is under way, and ends with the last [`Engine`].
 struct Ticker {
     shared: Arc<TickerShared>,
+    thread: Thread,
 }
 
 #[derive(Default)]
 struct TickerShared {
-    state: Mutex<TickerState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct TickerState {
-    calls: usize,
-    ended: bool,
+    calls: AtomicUsize,
+    ended: AtomicBool,
+    /// It is parked, or about to be: whoever begins a call wakes it.
+    asleep: AtomicBool,
 }
 
 impl Ticker {
     fn start(engine: &WasmEngine) -> std::io::Result<Self> {
         let shared = Arc::new(TickerShared::default());
         let (of_thread, engine) = (Arc::clone(&shared), engine.clone());
-        std::thread::Builder::new().name("plugin-epoch".into()).spawn(move || {
-            while of_thread.wait_for_calls() {
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
-            }
-        })?;
-        Ok(Self { shared })
+        let thread = std::thread::Builder::new()
+            .name("plugin-epoch".into())
+            .spawn(move || of_thread.run(&engine))?;
+        Ok(Self { shared, thread: thread.thread().clone() })
+    }
+
+    // The order of all these operations matters to both sides, so all of them are sequentially consistent: a call that
+    // does not see the ticker asleep is seen by it before it sleeps.
+
+    fn begin(&self) {
+        self.shared.calls.fetch_add(1, Ordering::SeqCst);
+        if self.shared.asleep.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+    }
+
+    fn end(&self) {
+        self.shared.calls.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.shared.lock().ended = true;
-        self.shared.changed.notify_one();
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.thread.unpark();
     }
 }
 
 impl TickerShared {
-    /// The counters stay right even if a thread panicked with the lock: each change is a single step.
-    fn lock(&self) -> MutexGuard<'_, TickerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn run(&self, engine: &WasmEngine) {
+        let mut idle_ticks = 0;
+        while !self.ended.load(Ordering::SeqCst) {
+            if self.calls.load(Ordering::SeqCst) > 0 {
+                idle_ticks = 0;
+            } else if idle_ticks >= IDLE_TICKS {
+                self.sleep_until_a_call();
+            } else {
+                idle_ticks += 1;
+            }
+            std::thread::sleep(TICK);
+            engine.increment_epoch();
+        }
     }
 
-    /// False once it is time to end.
-    fn wait_for_calls(&self) -> bool {
-        let state = self
-            .changed
-            .wait_while(self.lock(), |state| state.calls == 0 && !state.ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        !state.ended
+    fn sleep_until_a_call(&self) {
+        self.asleep.store(true, Ordering::SeqCst);
+        while self.calls.load(Ordering::SeqCst) == 0 && !self.ended.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.asleep.store(false, Ordering::SeqCst);
     }
 }
 
@@ -288,18 +312,13 @@ pub(super) struct CallGuard {
 
 impl CallGuard {
     fn new(ticker: Arc<Ticker>) -> Self {
-        let mut state = ticker.shared.lock();
-        state.calls += 1;
-        if state.calls == 1 {
-            ticker.shared.changed.notify_one();
-        }
-        drop(state);
+        ticker.begin();
         Self { ticker }
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.ticker.shared.lock().calls -= 1;
+        self.ticker.end();
     }
 }

@@ -144,6 +144,9 @@ pub const DISK_RESERVE_BYTES: u64 = 128 << 20;
 /// Most that is read of a file at once.
 pub const FILE_READ_BYTES: u32 = 16 << 20;
 
+/// Directories within directories: whoever walks through them goes down as far.
+pub const DIRECTORY_DEPTH: usize = 64;
+
 /// Names that are listed of one directory.
 pub const DIRECTORY_ENTRIES: usize = 50_000;
 

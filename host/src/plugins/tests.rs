@@ -555,6 +555,15 @@ async fn a_path_that_changes_all_the_time_never_leads_out() {
 }
 
 #[tokio::test]
+async fn directories_cannot_be_put_into_each_other_without_end() {
+    for request in ["deep-directories", "deeper-directories"] {
+        let error = refusal(request).await;
+        assert_eq!(error.kind, BackendErrorKind::InvalidArgument, "{error}");
+        assert!(error.message.contains("64"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_pipe_that_nobody_writes_to_does_not_hold_a_thread() {
     let bench = bench();
     let backend = bench.load().await;

@@ -16,7 +16,7 @@ use crate::plugins::{
         golem::provider::files::{FileInfo, Host},
     },
     call::CallState,
-    limits::{DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
+    limits::{DIRECTORY_DEPTH, DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
 };
 
 impl CallState {
@@ -59,7 +59,9 @@ pub(super) fn relative(path: &str) -> Result<&Path, Error> {
     let inside = path.components().all(|component| {
         matches!(component, std::path::Component::Normal(_) | std::path::Component::CurDir)
     });
-    if inside {
+    if inside && path.components().count() > DIRECTORY_DEPTH {
+        Err(Error::InvalidArgument(format!("a path has at most {DIRECTORY_DEPTH} names in a row")))
+    } else if inside {
         Ok(path)
     } else {
         Err(Error::InvalidArgument(format!(
@@ -153,6 +155,11 @@ impl Host for CallState {
     async fn rename(&mut self, old: String, new: String) -> Result<(), Error> {
         let to = PathBuf::from(relative(&new)?);
         self.in_directory("rename", old, move |directory, path| {
+            // With what is in it, a directory must not come to lie deeper than one could be made.
+            if directory.symlink_metadata(path)?.is_dir() {
+                let levels = DIRECTORY_DEPTH.saturating_sub(to.components().count());
+                ensure_shallow(&directory.open_dir(path)?, levels)?;
+            }
             directory.rename(path, directory, &to).map_err(|error| {
                 std::io::Error::new(error.kind(), format!("to {}: {error}", to.display()))
             })
@@ -169,7 +176,11 @@ impl Host for CallState {
                 ));
             }
             let removed = match directory.symlink_metadata(path) {
-                Ok(metadata) if metadata.is_dir() => directory.remove_dir_all(path),
+                Ok(metadata) if metadata.is_dir() => {
+                    // Removing calls itself for each level, so one made by other means could break the provider.
+                    ensure_shallow(&directory.open_dir(path)?, DIRECTORY_DEPTH)
+                        .and_then(|()| directory.remove_dir_all(path))
+                }
                 Ok(_) => directory.remove_file(path),
                 Err(error) => Err(error),
             };
@@ -266,6 +277,24 @@ fn open_granted(canonical: &Path) -> std::io::Result<std::fs::File> {
         }
     }
     Ok(rustix::fs::open(canonical, flags | OFlags::NOFOLLOW, Mode::empty())?.into())
+}
+
+/// Fails if there are more levels of directories in this one.
+fn ensure_shallow(directory: &Dir, levels: usize) -> std::io::Result<()> {
+    for entry in directory.entries()? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let Some(levels) = levels.checked_sub(1) else {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                format!("there are more than {DIRECTORY_DEPTH} directories within each other"),
+            ));
+        };
+        ensure_shallow(&entry.open_dir()?, levels)?;
+    }
+    Ok(())
 }
 
 /// Fails if the disk would have less left than the provider needs for itself.

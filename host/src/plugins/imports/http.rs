@@ -20,7 +20,11 @@ use reqwest::{
     header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE},
 };
 use sha2::{Sha256, Sha512};
-use tokio::{io::AsyncWriteExt, sync::Mutex as AsyncMutex, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Mutex as AsyncMutex, OnceCell},
+    time::timeout,
+};
 use url::Url;
 
 use super::{
@@ -43,25 +47,24 @@ use crate::plugins::{
 /// A download sees whether the disk still has room after as many bytes.
 const ROOM_CHECKED_EVERY_BYTES: u64 = 16 << 20;
 
-/// The HTTP client of all plugins.
-#[derive(Clone)]
-pub struct Client(reqwest::Client);
-
-/// The HTTP client could not be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up the HTTP client for plugins: {0}")]
-pub struct ClientError(#[from] reqwest::Error);
+/// The HTTP client of all plugins. Made when one is first used: reading the machine's certificates takes time and memory.
+#[derive(Default)]
+pub struct Client(OnceCell<reqwest::Client>);
 
 impl Client {
-    pub fn new() -> Result<Self, ClientError> {
-        let client = reqwest::Client::builder()
+    async fn get(&self) -> Result<&reqwest::Client, Error> {
+        self.0.get_or_try_init(|| blocking(Self::make)).await
+    }
+
+    fn make() -> Result<reqwest::Client, Error> {
+        reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(HTTP_CONNECT)
             .read_timeout(HTTP_IDLE)
             .user_agent(concat!("golem-provider/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(Arc::new(PublicOnly))
-            .build()?;
-        Ok(Self(client))
+            .build()
+            .map_err(|error| Error::Internal(format!("cannot set up the HTTP client: {error}")))
     }
 }
 
@@ -212,9 +215,12 @@ async fn exchange(
 ) -> Result<Response, Error> {
     let repeatable = matches!(method, reqwest::Method::GET | reqwest::Method::HEAD);
     let first = url.origin();
+    // Refused before anything is set up.
+    plugin.grants.http(&url)?;
+    let client = plugin.services.http.get().await?;
     for _ in 0..=HTTP_REDIRECTS {
         plugin.grants.http(&url)?;
-        let mut request = plugin.services.http.0.request(method.clone(), url.clone());
+        let mut request = client.request(method.clone(), url.clone());
         // What is meant for one server, such as a token, is not handed on to another.
         if url.origin() == first {
             request = request.headers(headers.clone());

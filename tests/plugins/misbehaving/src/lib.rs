@@ -175,6 +175,15 @@ fn deed(name: &str) -> Result<Option<String>> {
             return files::rename("mine", "../mine").map(|()| None);
         }
         "path-of-symlink" => return files::host_path("link").map(Some),
+        "deep-directories" => {
+            let half = vec!["d"; 40].join("/");
+            files::create_directory(&format!("one/{half}"))?;
+            files::create_directory(&format!("other/{half}"))?;
+            return files::rename("one", &format!("other/{half}/one")).map(|()| None);
+        }
+        "deeper-directories" => {
+            return files::create_directory(&vec!["d"; 1000].join("/")).map(|()| None);
+        }
         "download-out" => {
             let checksum = http::Checksum::Sha256("0".repeat(64));
             return http::download("http://127.0.0.1:1/", "../x", &checksum).map(|()| None);
