@@ -17,7 +17,7 @@ use std::alloc::System;
 const ARENA_BYTES: usize = 128 * 1024;
 
 /// Allocates from the arena first.
-pub struct ArenaFirst {
+pub(crate) struct ArenaFirst {
     arena: UnsafeCell<Arena>,
     /// How much of the arena is taken, from its beginning on.
     taken: Cell<usize>,
@@ -31,7 +31,6 @@ struct Arena([u8; ARENA_BYTES]);
 unsafe impl Sync for ArenaFirst {}
 
 impl ArenaFirst {
-    #[expect(clippy::new_without_default, reason = "there is one of it, in a static")]
     pub const fn new() -> Self {
         Self { arena: UnsafeCell::new(Arena([0; ARENA_BYTES])), taken: Cell::new(0) }
     }
@@ -124,7 +123,7 @@ mod tests {
             // SAFETY: the layout is not empty; each piece is written within its size, and given back once, with its layout.
             unsafe {
                 let piece = allocator.alloc(layout);
-                assert!(!piece.is_null() && piece.addr() % layout.align() == 0);
+                assert!(!piece.is_null() && piece.addr().is_multiple_of(layout.align()));
                 let mark = (round % 251) as u8;
                 piece.write_bytes(mark, layout.size());
                 pieces.push((piece, layout, mark));

@@ -16,7 +16,7 @@
 //! the operator. Outside of a component there is no provider to offer them, so calling one in a native unit
 //! test panics: keep decisions in functions that take values, and test those.
 
-#[cfg(any(target_arch = "wasm32", test))]
+#[cfg(any(all(target_arch = "wasm32", feature = "allocator"), test))]
 mod allocator;
 pub mod clock;
 pub mod error;
