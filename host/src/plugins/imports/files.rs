@@ -337,3 +337,33 @@ pub(super) fn digest_of<D: Digest>(file: &mut impl Read) -> std::io::Result<Stri
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_was_put_into_a_granted_path_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("images")).unwrap();
+        std::fs::write(root.join("images/image"), "granted").unwrap();
+        std::fs::write(root.join("secret"), "not granted").unwrap();
+        assert!(open_granted(&root.join("images/image")).is_ok());
+        std::fs::remove_file(root.join("images/image")).unwrap();
+        std::os::unix::fs::symlink(root.join("secret"), root.join("images/image")).unwrap();
+        assert!(open_granted(&root.join("images/image")).is_err());
+        std::os::unix::fs::symlink(&root, root.join("elsewhere")).unwrap();
+        assert!(open_granted(&root.join("elsewhere/secret")).is_err());
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_takes_nothing_more_of_a_plugin() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
+        ensure_room(&handle, 1).unwrap();
+        let error = ensure_room(&handle, u64::MAX - DISK_RESERVE_BYTES).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("128 MiB are kept free for the provider"), "{error}");
+    }
+}
