@@ -1,15 +1,18 @@
 //! One loaded plugin: compiled, linked, bounded, ready to be called.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, time::timeout};
 use wasmtime::{
     Store, Trap,
-    component::{Component, HasSelf, Linker, ResourceTableError},
+    component::{
+        Component, ComponentExportIndex, ComponentNamedList, ComponentType, HasSelf, Lift, Linker,
+        Lower, ResourceTableError,
+    },
 };
 
 use super::{
-    bindings::{self, VmBackendPre},
+    bindings::{self, VmBackendPre, exports::golem::provider::plugin::Description},
     call::{CallState, MemoryRefused, PluginContext},
     engine::{Engine, EngineError},
     limits::{CALLS_PER_PLUGIN, CallLimits, HANDED_OVER_BYTES, HANDLES_PER_CALL, TEXT_BYTES},
@@ -25,8 +28,31 @@ pub const CONTRACT: &str = "golem:provider@0.1.0";
 pub(super) struct PluginComponent {
     engine: Engine,
     pre: VmBackendPre<CallState>,
+    /// Where each function is in an instance: looking all of them up, and comparing all their types, would take most of the
+    /// time of a short call.
+    functions: HashMap<&'static str, ComponentExportIndex>,
     calls: Semaphore,
 }
+
+/// What can be called by name, by interface. `describe` is not among it: see [`PluginComponent::describe`].
+const FUNCTIONS: &[(&str, &[&str])] = &[
+    ("golem:provider/plugin@0.1.0", &["probe"]),
+    (
+        "golem:provider/vms@0.1.0",
+        &[
+            "images",
+            "limits",
+            "create",
+            "start",
+            "await-ready",
+            "stop",
+            "delete",
+            "inspect",
+            "inspect-all",
+            "add-ssh-key",
+        ],
+    ),
+];
 
 /// A component cannot be used as a plugin.
 #[derive(Debug, thiserror::Error)]
@@ -75,16 +101,66 @@ impl PluginComponent {
                 None => LoadError::NotThisWorld(cause),
             }
         })?;
-        Ok(Self { engine: engine.clone(), pre, calls: Semaphore::new(CALLS_PER_PLUGIN) })
+        let mut functions = HashMap::new();
+        for (interface, names) in FUNCTIONS {
+            let interface = component.get_export_index(None, interface);
+            for name in *names {
+                let function = interface
+                    .and_then(|interface| component.get_export_index(Some(&interface), name))
+                    .ok_or_else(|| LoadError::NotThisWorld(format!("it has no `{name}`")))?;
+                functions.insert(*name, function);
+            }
+        }
+        let calls = Semaphore::new(CALLS_PER_PLUGIN);
+        Ok(Self { engine: engine.clone(), pre, functions, calls })
     }
 
-    /// Runs one call in a fresh instance, within its limits. Whatever the guest does, it costs this call alone.
-    pub async fn call<T>(
+    /// Asks the plugin what it is, and compares the types of everything that it exports with what they have to be.
+    pub async fn describe(
+        &self,
+        plugin: &Arc<PluginContext>,
+        limits: CallLimits,
+    ) -> Result<Description, CallError> {
+        let describe = async |store: &mut Store<CallState>| {
+            let instance = self.pre.instantiate_async(&mut *store).await?;
+            instance.golem_provider_plugin().call_describe(store).await
+        };
+        self.run(plugin, limits, None, describe).await
+    }
+
+    /// Calls a function of [`FUNCTIONS`] by its name.
+    pub async fn call<Arguments, Answer>(
         &self,
         plugin: &Arc<PluginContext>,
         limits: CallLimits,
         progress: Option<ProgressSink>,
-        call: impl AsyncFnOnce(&bindings::VmBackend, &mut Store<CallState>) -> wasmtime::Result<T>,
+        function: &str,
+        arguments: Arguments,
+    ) -> Result<Answer, CallError>
+    where
+        Arguments: ComponentNamedList + Lower + Send + Sync,
+        Answer: Lift + ComponentType + Send + Sync + 'static,
+    {
+        let call = async |store: &mut Store<CallState>| {
+            let instance = self.pre.instance_pre().instantiate_async(&mut *store).await?;
+            let index = self
+                .functions
+                .get(function)
+                .ok_or_else(|| wasmtime::format_err!("`{function}` is not looked up at load"))?;
+            let function = instance.get_typed_func::<Arguments, (Answer,)>(&mut *store, index)?;
+            let (answer,) = function.call_async(store, arguments).await?;
+            Ok(answer)
+        };
+        self.run(plugin, limits, progress, call).await
+    }
+
+    /// Runs one call in a fresh instance, within its limits. Whatever the guest does, it costs this call alone.
+    async fn run<T>(
+        &self,
+        plugin: &Arc<PluginContext>,
+        limits: CallLimits,
+        progress: Option<ProgressSink>,
+        call: impl AsyncFnOnce(&mut Store<CallState>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
         let mut store =
             Store::new(self.engine.wasm(), CallState::new(Arc::clone(plugin), progress));
@@ -103,10 +179,7 @@ impl PluginComponent {
                 self.calls.acquire().await.map_err(|error| wasmtime::format_err!("{error}"))?;
             begun = true;
             let _ticking = self.engine.begin_call();
-            let mut work = pin!(async {
-                let instance = self.pre.instantiate_async(&mut store).await?;
-                call(&instance, &mut store).await
-            });
+            let mut work = pin!(call(&mut store));
             poll_fn(|context| meter.poll(work.as_mut(), context)).await
         })
         .await;

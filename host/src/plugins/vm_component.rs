@@ -7,13 +7,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use wasmtime::Store;
+use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
 
 use super::{
     bindings::{
-        self, Error, exports::golem::provider::plugin as wit_plugin, exports::golem::provider::vms,
+        Error, exports::golem::provider::plugin as wit_plugin, exports::golem::provider::vms,
     },
-    call::{CallState, PluginContext},
+    call::PluginContext,
     component::{CallError, PluginComponent},
     limits::{self, CallLimits},
     text::plain_owned,
@@ -70,10 +70,10 @@ impl VmComponent {
     /// What the plugin says of itself.
     pub async fn describe(&self) -> Result<Description, BackendError> {
         let answer = self
-            .call("describe", self.limits.describe, None, async |instance, store| {
-                instance.golem_provider_plugin().call_describe(store).await.map(Ok)
-            })
-            .await?;
+            .component
+            .describe(&self.plugin, self.limits.describe)
+            .await
+            .map_err(|error| self.failed("describe", &error))?;
         let schema = answer.settings_schema;
         if schema.len() > limits::SCHEMA_BYTES {
             return Err(self.wrong(format_args!(
@@ -94,11 +94,8 @@ impl VmComponent {
 
     /// Can the plugin work here?
     pub async fn probe(&self) -> Result<Vec<Finding>, BackendError> {
-        let findings = self
-            .call("probe", self.limits.probe, None, async |instance, store| {
-                instance.golem_provider_plugin().call_probe(store).await
-            })
-            .await?;
+        let findings: Vec<wit_plugin::Finding> =
+            self.call("probe", self.limits.probe, None, ()).await?;
         self.check_length("findings", findings.len(), limits::LISTED)?;
         Ok(findings
             .into_iter()
@@ -114,43 +111,43 @@ impl VmComponent {
             .collect())
     }
 
-    async fn call<T>(
+    async fn call<Arguments, T>(
         &self,
         function: &str,
         limits: CallLimits,
         progress: Option<ProgressSink>,
-        call: impl AsyncFnOnce(
-            &bindings::VmBackend,
-            &mut Store<CallState>,
-        ) -> wasmtime::Result<Result<T, Error>>,
-    ) -> Result<T, BackendError> {
-        match self.component.call(&self.plugin, limits, progress, call).await {
+        arguments: Arguments,
+    ) -> Result<T, BackendError>
+    where
+        Arguments: ComponentNamedList + Lower + Send + Sync,
+        Result<T, Error>: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let call = self.component.call(&self.plugin, limits, progress, function, arguments);
+        match call.await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(error.into()),
-            Err(error) => {
-                let kind = match &error {
-                    CallError::TooLong(_) | CallError::Runaway(_) => {
-                        BackendErrorKind::DeadlineExceeded
-                    }
-                    CallError::Crowded(_) => BackendErrorKind::Unavailable,
-                    CallError::Memory(_) | CallError::HandedOver | CallError::Handles => {
-                        BackendErrorKind::ResourceExhausted
-                    }
-                    CallError::Panic(_) | CallError::Trap(_) => BackendErrorKind::Internal,
-                };
-                let name = &self.plugin.name;
-                let line = format!(
-                    "`{function}` of the plugin {name} failed: {error}; if this goes on, update the plugin or report it to its author"
-                );
-                if self.plugin.log.take(line.len()) {
-                    tracing::error!(plugin.name = %name, "{line}");
-                }
-                Err(BackendError::new(
-                    kind,
-                    format!("`{function}` of the VM backend {name} failed: {error}"),
-                ))
-            }
+            Ok::<Result<T, Error>, _>(Err(error)) => Err(error.into()),
+            Err(error) => Err(self.failed(function, &error)),
         }
+    }
+
+    /// Tells the operator of a call without an answer, and makes an answer of it.
+    fn failed(&self, function: &str, error: &CallError) -> BackendError {
+        let kind = match error {
+            CallError::TooLong(_) | CallError::Runaway(_) => BackendErrorKind::DeadlineExceeded,
+            CallError::Crowded(_) => BackendErrorKind::Unavailable,
+            CallError::Memory(_) | CallError::HandedOver | CallError::Handles => {
+                BackendErrorKind::ResourceExhausted
+            }
+            CallError::Panic(_) | CallError::Trap(_) => BackendErrorKind::Internal,
+        };
+        let name = &self.plugin.name;
+        let line = format!(
+            "`{function}` of the plugin {name} failed: {error}; if this goes on, update the plugin or report it to its author"
+        );
+        if self.plugin.log.take(line.len()) {
+            tracing::error!(plugin.name = %name, "{line}");
+        }
+        BackendError::new(kind, format!("`{function}` of the VM backend {name} failed: {error}"))
     }
 
     /// The plugin answered something that makes no sense.
@@ -205,11 +202,7 @@ impl VmBackend for VmComponent {
     }
 
     async fn images(&self) -> Result<Vec<Image>, BackendError> {
-        let images = self
-            .call("images", self.limits.look_up, None, async |instance, store| {
-                instance.golem_provider_vms().call_images(store).await
-            })
-            .await?;
+        let images: Vec<vms::Image> = self.call("images", self.limits.look_up, None, ()).await?;
         self.check_length("images", images.len(), limits::LISTED)?;
         Ok(images
             .into_iter()
@@ -221,11 +214,7 @@ impl VmBackend for VmComponent {
     }
 
     async fn limits(&self) -> Result<BootLimits, BackendError> {
-        let limits = self
-            .call("limits", self.limits.probe, None, async |instance, store| {
-                instance.golem_provider_vms().call_limits(store).await
-            })
-            .await?;
+        let limits: vms::BootLimits = self.call("limits", self.limits.probe, None, ()).await?;
         Ok(BootLimits {
             parallel_boots: (limits.parallel_boots as usize).max(1),
             boot_timeout: Duration::from_millis(limits.boot_timeout_ms.into())
@@ -247,20 +236,14 @@ impl VmBackend for VmComponent {
             image: spec.image.clone(),
             ssh_authorized_keys: spec.ssh_authorized_keys.clone(),
         };
-        let instance = self
-            .call("create", self.limits.create, Some(progress), async |instance, store| {
-                instance.golem_provider_vms().call_create(store, &spec).await
-            })
-            .await?;
+        let instance: vms::Instance =
+            self.call("create", self.limits.create, Some(progress), (&spec,)).await?;
         self.instance(instance)
     }
 
     async fn start(&self, id: &str, progress: ProgressSink) -> Result<Instance, BackendError> {
-        let instance = self
-            .call("start", self.limits.start, Some(progress), async |instance, store| {
-                instance.golem_provider_vms().call_start(store, id).await
-            })
-            .await?;
+        let instance: vms::Instance =
+            self.call("start", self.limits.start, Some(progress), (id,)).await?;
         self.instance(instance)
     }
 
@@ -269,16 +252,8 @@ impl VmBackend for VmComponent {
         id: &str,
         progress: ProgressSink,
     ) -> Result<Instance, BackendError> {
-        let instance = self
-            .call(
-                "await-ready",
-                self.limits.await_ready,
-                Some(progress),
-                async |instance, store| {
-                    instance.golem_provider_vms().call_await_ready(store, id).await
-                },
-            )
-            .await?;
+        let instance: vms::Instance =
+            self.call("await-ready", self.limits.await_ready, Some(progress), (id,)).await?;
         self.instance(instance)
     }
 
@@ -286,45 +261,29 @@ impl VmBackend for VmComponent {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
         let stop = self.limits.stop;
         let limits = CallLimits { deadline: stop.deadline + grace, ..stop };
-        let instance = self
-            .call("stop", limits, None, async |instance, store| {
-                instance.golem_provider_vms().call_stop(store, id, grace_ms).await
-            })
-            .await?;
+        let instance: vms::Instance = self.call("stop", limits, None, (id, grace_ms)).await?;
         self.instance(instance)
     }
 
     async fn delete(&self, id: &str) -> Result<(), BackendError> {
-        self.call("delete", self.limits.delete, None, async |instance, store| {
-            instance.golem_provider_vms().call_delete(store, id).await
-        })
-        .await
+        self.call("delete", self.limits.delete, None, (id,)).await
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, BackendError> {
-        let instance = self
-            .call("inspect", self.limits.look_up, None, async |instance, store| {
-                instance.golem_provider_vms().call_inspect(store, id).await
-            })
-            .await?;
+        let instance: vms::Instance =
+            self.call("inspect", self.limits.look_up, None, (id,)).await?;
         self.instance(instance)
     }
 
     async fn inspect_all(&self) -> Result<Vec<Instance>, BackendError> {
-        let instances = self
-            .call("inspect-all", self.limits.look_up, None, async |instance, store| {
-                instance.golem_provider_vms().call_inspect_all(store).await
-            })
-            .await?;
+        let instances: Vec<vms::Instance> =
+            self.call("inspect-all", self.limits.look_up, None, ()).await?;
         self.check_length("machines", instances.len(), limits::MACHINES)?;
         instances.into_iter().map(|instance| self.instance(instance)).collect()
     }
 
     async fn add_ssh_key(&self, id: &str, key: &str) -> Result<(), BackendError> {
-        self.call("add-ssh-key", self.limits.add_ssh_key, None, async |instance, store| {
-            instance.golem_provider_vms().call_add_ssh_key(store, id, key).await
-        })
-        .await
+        self.call("add-ssh-key", self.limits.add_ssh_key, None, (id, key)).await
     }
 }
 
