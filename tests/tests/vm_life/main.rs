@@ -5,5 +5,6 @@
 
 mod checks;
 mod given_back;
+mod killed;
 mod one_vm;
 mod two_vms;

@@ -2,9 +2,12 @@
 
 use async_trait::async_trait;
 
-use crate::plugins::{
-    bindings::{Error, golem::provider::state::Host},
-    call::CallState,
+use crate::{
+    faults::{self, FaultPoint},
+    plugins::{
+        bindings::{Error, golem::provider::state::Host},
+        call::CallState,
+    },
 };
 
 const MAX_KEY_BYTES: usize = 256;
@@ -54,12 +57,16 @@ impl Host for CallState {
                 value.len()
             )));
         }
-        Ok(self.plugin.services.state.set(&self.plugin.name, &key, value).await?)
+        self.plugin.services.state.set(&self.plugin.name, &key, value).await?;
+        faults::reached(FaultPoint::PluginHostCall);
+        Ok(())
     }
 
     async fn delete(&mut self, key: String) -> Result<(), Error> {
         check_key(&key)?;
-        Ok(self.plugin.services.state.delete(&self.plugin.name, &key).await?)
+        self.plugin.services.state.delete(&self.plugin.name, &key).await?;
+        faults::reached(FaultPoint::PluginHostCall);
+        Ok(())
     }
 
     async fn keys(&mut self, prefix: String) -> Result<Vec<String>, Error> {
