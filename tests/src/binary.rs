@@ -1,4 +1,4 @@
-//! The program under test.
+//! The program under test, and the plugins that only tests load.
 
 use std::{
     env,
@@ -11,6 +11,9 @@ use anyhow::{Context, Result, anyhow, bail};
 
 /// Names a provider to test instead of the one of this checkout.
 const BINARY_VARIABLE: &str = "GOLEM_PROVIDER_BINARY";
+
+/// Names a directory of components to take instead of the one in the target directory.
+const PLUGINS_VARIABLE: &str = "GOLEM_PLUGINS_BUILD_DIR";
 
 /// The provider, built from this checkout if it is not up to date.
 ///
@@ -63,4 +66,22 @@ fn find() -> Result<PathBuf> {
         bail!("building the provider failed:\n{}", String::from_utf8_lossy(&built.stderr));
     }
     Ok(profile_dir.join("golem-provider"))
+}
+
+/// The file of a plugin that `cargo xtask plugins` has made a component of.
+///
+/// # Errors
+/// When it was not built yet; the text says how to.
+pub fn component(name: &str) -> Result<PathBuf> {
+    let file_name = format!("{name}.wasm");
+    let test = env::current_exe().context("finding this test")?;
+    // The directory `plugins` of the target directory that this test lies in, at whatever depth.
+    let beside_test = test.ancestors().map(|directory| directory.join("plugins"));
+    env::var_os(PLUGINS_VARIABLE)
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(beside_test)
+        .map(|directory| directory.join(&file_name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("the plugin {name} is not built: run `cargo xtask plugins` first"))
 }

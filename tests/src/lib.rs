@@ -4,20 +4,25 @@
 //! as a requestor speaks to it ([`Client`], [`Ssh`]), and looked at from outside, through `/proc` ([`processes`]), its
 //! files and its database ([`database`]). What a test starts ends with it, also when the test fails.
 //!
-//! The tests are in `tests/tests/`: `refusals.rs` needs no VM; `vm_life.rs` boots a few, and is one program so that no two
-//! programs boot at the same time. It needs the image that `cargo xtask image` builds.
+//! The tests are in `tests/tests/`: `refusals.rs` needs no VM; those that are about the provider alone have their VMs on
+//! paper ([`Paper`]), with a [`StandIn`] for their SSH server; `vm_life.rs` boots a few real ones, and is one program so that no
+//! two programs boot at the same time. It needs the image that `cargo xtask image` builds.
 
 mod binary;
 mod client;
 pub mod database;
 mod images;
+pub mod paper;
 pub mod ports;
 pub mod processes;
 mod provider;
 mod ssh;
+mod stand_in;
 pub mod wait;
 
 pub use client::{Answer, Client};
 pub use images::{DEFAULT_IMAGE, Image};
+pub use paper::Paper;
 pub use provider::{Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
+pub use stand_in::StandIn;

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::{
-    Client, DEFAULT_IMAGE, Image, binary, images,
+    Client, DEFAULT_IMAGE, Image, Paper, binary, images, paper,
     ports::{self, Block},
     processes, wait,
 };
@@ -92,6 +92,30 @@ impl Setup {
         fs::write(self.plugin_dir().join("qemu.toml"), configuration)
             .context("writing the plugin's configuration")?;
         Ok(self)
+    }
+
+    /// Puts a plugin that was made for tests into the plugin directory, with this configuration file beside it.
+    ///
+    /// # Errors
+    /// When the plugin is not built, or the directory cannot be written.
+    pub fn with_plugin(self, name: &str, configuration: &str) -> Result<Setup> {
+        let directory = self.plugin_dir();
+        fs::copy(binary::component(name)?, directory.join(format!("{name}.wasm")))
+            .with_context(|| format!("copying the plugin {name}"))?;
+        fs::write(directory.join(format!("{name}.toml")), configuration)
+            .with_context(|| format!("writing the configuration of the plugin {name}"))?;
+        Ok(self)
+    }
+
+    /// Makes VMs on paper: none needs a hypervisor, an image, or more than milliseconds.
+    ///
+    /// # Errors
+    /// When the plugin is not built, or cannot be put in place.
+    pub fn with_paper_backend(self, paper: &Paper) -> Result<Setup> {
+        Ok(self
+            .with_plugin(paper::NAME, &paper.configuration())?
+            .with("VM_BACKEND", paper::NAME)
+            .with("DEFAULT_VM_IMAGE", paper::IMAGE))
     }
 
     /// Other arguments than `dev`.
@@ -200,6 +224,11 @@ impl Provider {
     /// Its QEMU processes.
     pub fn machines(&self) -> Vec<processes::Process> {
         processes::machines_in(self.setup.directory.path())
+    }
+
+    /// The machines that its backend on paper keeps.
+    pub fn paper_machines(&self) -> paper::Machines {
+        paper::Machines::of(&self.data_dir())
     }
 
     /// Files and directories of its own whose path contains `text`.
