@@ -226,6 +226,16 @@ impl Provider {
         processes::machines_in(self.setup.directory.path())
     }
 
+    /// Lets machines on paper behave otherwise from the next start on.
+    ///
+    /// # Errors
+    /// When the plugin's configuration cannot be written.
+    pub fn set_paper(&self, paper: &Paper) -> Result<()> {
+        let file = self.setup.plugin_dir().join(format!("{}.toml", paper::NAME));
+        fs::write(&file, paper.configuration())
+            .with_context(|| format!("writing {}", file.display()))
+    }
+
     /// The machines that its backend on paper keeps.
     pub fn paper_machines(&self) -> paper::Machines {
         paper::Machines::of(&self.data_dir())
@@ -326,10 +336,9 @@ impl Provider {
     /// When it lives on, or ends in another way.
     pub async fn death(&mut self) -> Result<FaultPoint> {
         let pause = Duration::from_millis(5);
-        let status = wait::until("the provider's death", FAULT_DEADLINE, pause, async || {
-            self.try_wait()
-        })
-        .await?;
+        let status =
+            wait::until("the provider's death", FAULT_DEADLINE, pause, async || self.try_wait())
+                .await?;
         self.process = None;
         let name = fs::read_to_string(self.died_file())
             .with_context(|| format!("the provider ended with {status} and at no fault point"))?;

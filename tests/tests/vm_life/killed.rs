@@ -11,9 +11,7 @@ use golem_provider::faults::FaultPoint::{self, *};
 use golem_provider_tests::{Answer, Image, Key, KeyKind, Provider, Setup, Ssh, database, wait};
 use serde_json::json;
 
-use crate::checks::{
-    Steps, assert_no_trace, assert_nothing_held, machine, running, ssh_port, vm,
-};
+use crate::checks::{Steps, assert_no_trace, assert_nothing_held, machine, running, ssh_port, vm};
 
 const NAME: &str = "my-vm";
 
@@ -25,7 +23,8 @@ async fn provider() -> Result<Provider> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_that_is_killed_anywhere_leaves_nothing_that_a_delete_does_not_remove() -> Result<()> {
+async fn a_create_that_is_killed_anywhere_leaves_nothing_that_a_delete_does_not_remove()
+-> Result<()> {
     let _turn = machine().await;
     let steps = Steps::begin();
     let mut provider = provider().await?;
@@ -84,7 +83,8 @@ async fn a_delete_that_is_killed_anywhere_is_finished_by_the_next_start() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stops_and_starts_that_are_killed_are_finished_and_lose_nothing_on_the_disk() -> Result<()> {
+async fn stops_and_starts_that_are_killed_are_finished_and_lose_nothing_on_the_disk() -> Result<()>
+{
     let _turn = machine().await;
     let steps = Steps::begin();
     let mut provider = provider().await?;
