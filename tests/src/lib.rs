@@ -12,6 +12,7 @@ mod binary;
 mod client;
 pub mod database;
 mod images;
+pub mod mounts;
 pub mod paper;
 pub mod ports;
 pub mod processes;
