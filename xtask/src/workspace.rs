@@ -45,6 +45,12 @@ struct Package {
     manifest_path: PathBuf,
 }
 
+/// A directory of the checkout that `cargo xtask` was called in. Not what was compiled in: checkouts that share a build
+/// directory share this program too.
+fn checkout() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
 impl Workspace {
     /// Asks cargo.
     ///
@@ -53,7 +59,7 @@ impl Workspace {
     pub fn find() -> Result<Workspace> {
         let output = cargo()
             .args(["metadata", "--format-version", "1", "--no-deps"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(checkout())
             .output()
             .context("starting cargo metadata")?;
         if !output.status.success() {
