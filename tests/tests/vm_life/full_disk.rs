@@ -29,6 +29,7 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     let mount = Mount::in_memory(disks.path(), ROOMY_BYTES)?;
     let setup = Setup::new()?
         .with("VM_DATA_DIR", disks.path().display())
+        .with("RATE_LIMIT_PER_MINUTE", 0)
         .with_images(&[Image::for_tests()?])?;
     let provider = setup.start().await?;
     let client = provider.client();
