@@ -25,12 +25,10 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     }
     let _turn = machine().await;
     let steps = Steps::begin();
-    let disks = tempfile::tempdir()?;
-    let mount = Mount::in_memory(disks.path(), ROOMY_BYTES)?;
-    let setup = Setup::new()?
-        .with("VM_DATA_DIR", disks.path().display())
-        .with("RATE_LIMIT_PER_MINUTE", 0)
-        .with_images(&[Image::for_tests()?])?;
+    let setup = Setup::new()?.with("RATE_LIMIT_PER_MINUTE", 0);
+    let setup = setup.with_images(&[Image::for_tests()?])?;
+    let disks = setup.data_dir().join("vms");
+    let mount = Mount::in_memory(&disks, ROOMY_BYTES)?;
     let provider = setup.start().await?;
     let client = provider.client();
 
@@ -46,7 +44,7 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     let failed = vm(client, "my-vm", "error").await?;
     let reason = text(&failed, "error_message")?;
     ensure!(reason.contains("No space left on device"), "{reason}");
-    let left: Vec<_> = std::fs::read_dir(disks.path().join("qemu/images"))
+    let left: Vec<_> = std::fs::read_dir(disks.join("qemu/images"))
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
     ensure!(left.is_empty(), "half an image is left: {left:?}");
