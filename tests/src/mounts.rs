@@ -43,20 +43,24 @@ impl Mount {
         run(Command::new("mount").arg("--bind").args([directory, directory]))?;
         Ok(Mount { directory: directory.to_owned() })
     }
+}
 
-    /// # Errors
-    /// When the kernel refuses, for instance because more is there already.
-    pub fn resize(&self, size_bytes: u64) -> Result<()> {
-        let options = format!("remount,size={size_bytes}");
-        run(Command::new("mount").args(["-o", &options]).arg(&self.directory))
-    }
+/// Gives a file system in memory another size.
+///
+/// # Errors
+/// When the kernel refuses, for instance because more is there already.
+pub fn resize(directory: &Path, size_bytes: u64) -> Result<()> {
+    let options = format!("remount,size={size_bytes}");
+    run(Command::new("mount").args(["-o", &options]).arg(directory))
+}
 
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn set_read_only(&self, read_only: bool) -> Result<()> {
-        let options = if read_only { "remount,bind,ro" } else { "remount,bind,rw" };
-        run(Command::new("mount").args(["-o", options]).arg(&self.directory))
-    }
+/// Lets nobody write to a directory that is mounted on itself, or everybody again. Nobody may be writing at the moment.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_read_only(directory: &Path, read_only: bool) -> Result<()> {
+    let options = if read_only { "remount,bind,ro" } else { "remount,bind,rw" };
+    run(Command::new("mount").args(["-o", options]).arg(directory))
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -16,7 +16,9 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::{
-    Client, DEFAULT_IMAGE, Image, Paper, binary, images, paper,
+    Client, DEFAULT_IMAGE, Image, Paper, binary, images,
+    mounts::Mount,
+    paper,
     ports::{self, Block},
     processes, wait,
 };
@@ -32,6 +34,8 @@ const SHOWN_LOG_LINES: usize = 200;
 
 /// What a provider is started with; a directory of its own, free ports, development mode.
 pub struct Setup {
+    /// Gone before the directory that they are mounted in.
+    mounts: Vec<Mount>,
     directory: TempDir,
     ports: Block,
     settings: BTreeMap<String, String>,
@@ -56,6 +60,7 @@ impl Setup {
             .context("making a directory")?;
         let ports = ports::free_block()?;
         let setup = Setup {
+            mounts: Vec::new(),
             directory,
             settings: BTreeMap::new(),
             command: vec!["dev".to_owned()],
@@ -116,6 +121,13 @@ impl Setup {
             .with_plugin(paper::NAME, &paper.configuration())?
             .with("VM_BACKEND", paper::NAME)
             .with("DEFAULT_VM_IMAGE", paper::IMAGE))
+    }
+
+    /// Keeps a file system for as long as there is a provider.
+    #[must_use]
+    pub fn with_mount(mut self, mount: Mount) -> Setup {
+        self.mounts.push(mount);
+        self
     }
 
     /// Other arguments than `dev`.

@@ -130,20 +130,19 @@ async fn a_data_directory_that_became_read_only_ends_the_start_and_loses_no_vm()
     }
     let setup = Setup::new()?;
     // Before anything in it is open: the kernel refuses to take the right to write from whoever writes.
-    let mount = Mount::of_itself(&setup.data_dir())?;
-    let mut ground = Ground::with_a_vm(setup).await?;
+    let data_dir = setup.data_dir();
+    let mount = Mount::of_itself(&data_dir)?;
+    let mut ground = Ground::with_a_vm(setup.with_mount(mount)).await?;
     ground.provider.terminate().await?;
-    mount.set_read_only(true)?;
+    mounts::set_read_only(&data_dir, true)?;
     let ended = ground.provider.run_a_second_one().await?;
     ensure!(ended.status.code() == Some(1), "{:?}", ended.status);
-    let data_dir = ground.provider.data_dir();
     ensure!(ended.stderr.contains(&*data_dir.to_string_lossy()), "{}", ended.stderr);
     ensure!(ended.stderr.to_lowercase().contains("read-only"), "{}", ended.stderr);
-    mount.set_read_only(false)?;
+    mounts::set_read_only(&data_dir, false)?;
     ground.provider.start_again().await?;
     ground.assert_nothing_is_lost().await?;
     ground.create("late").await?;
-    drop(ground);
     Ok(())
 }
 
@@ -155,9 +154,9 @@ async fn a_full_disk_under_the_database_refuses_changes_until_there_is_space() -
     let elsewhere = tempfile::tempdir()?;
     let setup = Setup::new()?.with("VM_DATA_DIR", elsewhere.path().join("vms").display());
     let plugins = setup.plugin_dir();
-    let _mount = Mount::in_memory(&setup.data_dir(), 256 << 20)?;
+    let mount = Mount::in_memory(&setup.data_dir(), 256 << 20)?;
     fs::create_dir_all(&plugins)?;
-    let ground = Ground::with_a_vm(setup).await?;
+    let ground = Ground::with_a_vm(setup.with_mount(mount)).await?;
     let filler = ground.provider.data_dir().join("filler");
     fill(&filler)?;
     let late = ground.client.post("/vms", &request("late")).await?.refusal(503)?;

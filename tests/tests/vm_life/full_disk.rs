@@ -29,12 +29,12 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     let setup = setup.with_images(&[Image::for_tests()?])?;
     let disks = setup.data_dir().join("vms");
     let mount = Mount::in_memory(&disks, ROOMY_BYTES)?;
-    let provider = setup.start().await?;
+    let provider = setup.with_mount(mount).start().await?;
     let client = provider.client();
 
     steps.next("creating, and filling the disk");
     client.post("/vms?async=true", &json!({ "name": "my-vm" })).await?.expect(202)?;
-    mount.resize(TIGHT_BYTES)?;
+    mounts::resize(&disks, TIGHT_BYTES)?;
     let (deadline, pause) = (Duration::from_secs(120), Duration::from_millis(200));
     wait::until("the create to fail and give everything back", deadline, pause, async || {
         let failed = client.get("/vms/my-vm").await?.expect(200)?["status"] == "error";
@@ -55,7 +55,7 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     ensure!(refusal.contains("storage"), "{refusal}");
 
     steps.next("creating where there is space again");
-    mount.resize(ROOMY_BYTES)?;
+    mounts::resize(&disks, ROOMY_BYTES)?;
     wait::until("the space to be seen", deadline, pause, async || {
         let answer = client.post("/vms?async=true", &json!({ "name": "my-vm" })).await?;
         Ok((answer.status == 202).then_some(()))
