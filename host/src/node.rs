@@ -17,6 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -137,9 +138,6 @@ impl Node {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| NodeError::Listen { address, source })?;
-        let wallet_settings = settings.wallet.clone();
-        let wallet = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings)).await??;
-
         let vm_data_dir =
             settings.vm_data_dir.clone().unwrap_or_else(|| settings.data_dir.join("vms"));
         tokio::fs::create_dir_all(&vm_data_dir)
@@ -152,9 +150,20 @@ impl Node {
             settings: settings.plugins.clone(),
         };
         let state: Arc<dyn StateStore> = Arc::new(store.plugin_state());
-        let catalog =
-            tokio::task::spawn_blocking(move || Catalog::new(catalog_config, state)).await??;
-        let backends = load_backends(&catalog, settings.vm_backend.as_deref()).await?;
+        let wallet_settings = settings.wallet.clone();
+        // Side by side: a plugin's probe waits for programs, and none of these needs another.
+        let (wallet, monitor, backends) = tokio::try_join!(
+            async {
+                let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings));
+                Ok::<_, NodeError>(opening.await??)
+            },
+            async { Ok(Monitor::start(vm_data_dir).await?) },
+            async {
+                let setting_up =
+                    tokio::task::spawn_blocking(|| Catalog::new(catalog_config, state));
+                Ok(load_backends(&setting_up.await??, settings.vm_backend.as_deref()).await?)
+            },
+        )?;
 
         let proxy = Proxy::new(ProxyConfig {
             bind: settings.ports.bind,
@@ -165,7 +174,7 @@ impl Node {
             store: store.clone(),
             proxy: proxy.clone(),
             backends,
-            resources: Tracker::new(rules(settings), Monitor::start(vm_data_dir).await?),
+            resources: Tracker::new(rules(settings), monitor),
             ports: PortAllocator::new(settings.ports.range.clone())?,
             config: vm_config(settings),
         })
@@ -216,9 +225,10 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
         // Says which ones are known.
         catalog.load_vm_backend(wanted).await?;
     }
-    for name in names {
+    let loading = join_all(names.iter().map(|name| catalog.load_vm_backend(name))).await;
+    for (name, probed) in names.into_iter().zip(loading) {
         let is_wanted = wanted == Some(name.as_str());
-        let probed = match catalog.load_vm_backend(&name).await {
+        let probed = match probed {
             Ok(probed) => probed,
             Err(error) if is_wanted => return Err(error),
             Err(error) => {
@@ -302,8 +312,14 @@ impl StateStore for PluginState {
         Self::get(self, plugin, key).await.map_err(state_error)
     }
 
-    async fn set(&self, plugin: &str, key: &str, value: Vec<u8>) -> Result<(), StateError> {
-        Self::set(self, plugin, key, value).await.map_err(state_error)
+    async fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Vec<u8>,
+        room_bytes: u64,
+    ) -> Result<bool, StateError> {
+        Self::set(self, plugin, key, value, room_bytes).await.map_err(state_error)
     }
 
     async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError> {

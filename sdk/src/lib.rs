@@ -16,6 +16,8 @@
 //! the operator. Outside of a component there is no provider to offer them, so calling one in a native unit
 //! test panics: keep decisions in functions that take values, and test those.
 
+#[cfg(any(all(target_arch = "wasm32", feature = "allocator"), test))]
+mod allocator;
 pub mod clock;
 pub mod error;
 pub mod files;
@@ -34,6 +36,10 @@ pub mod vm_backend;
 pub use error::{Error, Result};
 pub use plugin::{Description, Finding, Plugin, Severity};
 pub use vm_backend::VmBackend;
+
+#[cfg(all(target_arch = "wasm32", feature = "allocator"))]
+#[global_allocator]
+static ALLOCATOR: allocator::ArenaFirst = allocator::ArenaFirst::new();
 
 /// The generated code. Not part of the interface: only the export macros refer to it.
 #[doc(hidden)]

@@ -68,12 +68,11 @@ fn find() -> Result<PathBuf> {
     Ok(profile_dir.join("golem-provider"))
 }
 
-/// The file of a plugin that `cargo xtask plugins` has made a component of.
+/// The directory of the components that `cargo xtask plugins` has made.
 ///
 /// # Errors
-/// When it was not built yet; the text says how to.
-pub fn component(name: &str) -> Result<PathBuf> {
-    let file_name = format!("{name}.wasm");
+/// When there is none; the text says how to make it.
+pub fn plugins() -> Result<PathBuf> {
     let test = env::current_exe().context("finding this test")?;
     // The directory `plugins` of the target directory that this test lies in, at whatever depth.
     let beside_test = test.ancestors().map(|directory| directory.join("plugins"));
@@ -81,7 +80,18 @@ pub fn component(name: &str) -> Result<PathBuf> {
         .map(PathBuf::from)
         .into_iter()
         .chain(beside_test)
-        .map(|directory| directory.join(&file_name))
-        .find(|file| file.is_file())
-        .with_context(|| format!("the plugin {name} is not built: run `cargo xtask plugins` first"))
+        .find(|directory| directory.is_dir())
+        .context("the plugins are not built: run `cargo xtask plugins` first")
+}
+
+/// The file of a component.
+///
+/// # Errors
+/// When it was not built yet; the text says how to.
+pub fn component(name: &str) -> Result<PathBuf> {
+    let file = plugins()?.join(format!("{name}.wasm"));
+    if !file.is_file() {
+        bail!("{} is missing: run `cargo xtask plugins` first", file.display());
+    }
+    Ok(file)
 }

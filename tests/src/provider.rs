@@ -72,6 +72,13 @@ impl Setup {
             .recursive(true)
             .create(data_dir.join("plugins"))
             .context("making the data directory")?;
+        // A debug build takes seconds to compile the plugins: each version of them once for all tests.
+        if let Ok(plugins) = binary::plugins() {
+            let compiled = plugins.join("compiled");
+            fs::DirBuilder::new().mode(0o700).recursive(true).create(&compiled)?;
+            std::os::unix::fs::symlink(&compiled, data_dir.join("cache"))
+                .with_context(|| format!("linking to {}", compiled.display()))?;
+        }
         Ok(setup
             .with("DATA_DIR", data_dir.display())
             .with("PORT", ports.api)
@@ -223,6 +230,16 @@ impl Provider {
     /// When it does not run.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("the provider does not run")?.id())
+    }
+
+    /// The memory that it has, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let kib = processes::Process::with_id(self.pid()?)?.status("VmRSS")?;
+        let kib: u64 = kib.first().context("an empty VmRSS")?.parse().context("reading VmRSS")?;
+        Ok(kib * 1024)
     }
 
     /// What it has logged up to now.

@@ -57,6 +57,9 @@ async fn a_vm_is_made_reached_stopped_started_and_deleted_without_a_trace() -> R
     StandIn::assert_reached_through(port).await?;
     assert_eq!(ssh.sessions(), 1);
 
+    client.post("/vms/my-vm/ssh-keys", &json!({ "key": OTHER_KEY })).await?.expect(200)?;
+    assert_eq!(machines.authorized_keys(&id)?, format!("{KEY}\n{OTHER_KEY}\n"));
+
     client.post_nothing("/vms/my-vm/stop").await?.expect(200)?;
     assert!(!machines.runs(&id));
     assert_reset(port).await?;

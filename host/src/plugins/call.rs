@@ -2,18 +2,20 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use cap_std::fs::Dir;
-use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder, component::ResourceTable};
+use wasmtime::{ResourceLimiter, component::ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::Error,
-    engine::MEMORY_CEILING_BYTES,
-    imports::{self, Services, http::Downloads, log::LogBudget},
+    imports::{self, Services, http::Downloads, log::PluginLog, progress::ReportBudget},
+    limits,
     manifest::{Grants, Refused},
     vm_backend::ProgressSink,
 };
@@ -26,6 +28,8 @@ pub(super) struct PluginContext {
     pub settings: String,
     pub directory: PluginDirectory,
     pub downloads: Downloads,
+    pub log: PluginLog,
+    pub memory: MemoryShare,
     pub services: Arc<Services>,
 }
 
@@ -48,37 +52,40 @@ impl PluginDirectory {
     }
 }
 
-/// How long a call may take, and how much of that its guest may compute.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CallLimits {
-    /// From beginning to end, waiting included.
-    pub deadline: Duration,
-    /// Time in the guest's own code. Waiting for the host does not count.
-    pub computing: Duration,
-}
+/// What an element of a table takes at most.
+const TABLE_ELEMENT_BYTES: usize = 16;
 
 /// The data of one call's store.
 pub(super) struct CallState {
     pub plugin: Arc<PluginContext>,
     pub progress: Option<ProgressSink>,
-    pub log: LogBudget,
+    pub reports: ReportBudget,
+    /// Lines logged up to now.
+    pub log_lines: u32,
+    /// Programs left running up to now.
+    pub spawned: u32,
     /// The last words of a guest that panicked.
     pub panic: Option<String>,
-    pub memory: MemoryLimit,
     pub resources: ResourceTable,
+    /// Of linear memory and tables.
+    memory_bytes: usize,
     /// Made when a guest first uses WASI: most never do, and making it takes longer than a short call.
     wasi: Option<WasiCtx>,
 }
 
 impl CallState {
     pub fn new(plugin: Arc<PluginContext>, progress: Option<ProgressSink>) -> Self {
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(limits::HANDLES_PER_CALL);
         Self {
             plugin,
             progress,
-            log: LogBudget::default(),
+            reports: ReportBudget::default(),
+            log_lines: 0,
+            spawned: 0,
             panic: None,
-            memory: MemoryLimit::default(),
-            resources: ResourceTable::new(),
+            resources,
+            memory_bytes: 0,
             wasi: None,
         }
     }
@@ -90,6 +97,7 @@ impl WasiView for CallState {
         let ctx = self.wasi.get_or_insert_with(|| {
             let mut builder = WasiCtx::builder();
             builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+            builder.max_random_size(limits::RANDOM_BYTES as u64);
             let opened =
                 builder.preopened_dir(&plugin.directory.path, ".", FsPerms::ReadWrite);
             if let Err(error) = opened {
@@ -102,43 +110,78 @@ impl WasiView for CallState {
     }
 }
 
-/// Bounds what one call may allocate, and remembers what was asked for beyond it.
-pub(super) struct MemoryLimit {
-    limits: StoreLimits,
-    pub refused_bytes: Option<usize>,
+/// A call asked for more memory than there is for it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(super) enum MemoryRefused {
+    #[error(
+        "it asked for {asked_bytes} bytes of memory, which is more than the {} MiB that a plugin's call may have",
+        limits::MEMORY_PER_CALL_BYTES >> 20
+    )]
+    OfCall { asked_bytes: usize },
+    #[error(
+        "all calls of this plugin together would have more than the {} MiB of memory that a plugin may have",
+        limits::MEMORY_PER_PLUGIN_BYTES >> 20
+    )]
+    OfPlugin,
 }
 
-impl Default for MemoryLimit {
-    fn default() -> Self {
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(MEMORY_CEILING_BYTES)
-            .table_elements(100_000)
-            .trap_on_grow_failure(true)
-            .build();
-        Self { limits, refused_bytes: None }
+/// Memory that all calls of a plugin have together.
+#[derive(Debug, Default)]
+pub(super) struct MemoryShare(AtomicUsize);
+
+impl MemoryShare {
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= limits::MEMORY_PER_PLUGIN_BYTES;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-impl ResourceLimiter for MemoryLimit {
+impl CallState {
+    fn grow(&mut self, more_bytes: usize) -> wasmtime::Result<bool> {
+        let asked_bytes = self.memory_bytes.saturating_add(more_bytes);
+        // An error ends the call and says why; a mere refusal would only make the guest panic somewhere.
+        if asked_bytes > limits::MEMORY_PER_CALL_BYTES {
+            return Err(MemoryRefused::OfCall { asked_bytes }.into());
+        }
+        if !self.plugin.memory.take(more_bytes) {
+            return Err(MemoryRefused::OfPlugin.into());
+        }
+        self.memory_bytes = asked_bytes;
+        Ok(true)
+    }
+}
+
+impl Drop for CallState {
+    fn drop(&mut self) {
+        self.plugin.memory.give_back(self.memory_bytes);
+    }
+}
+
+impl ResourceLimiter for CallState {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
-        maximum: Option<usize>,
+        _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > MEMORY_CEILING_BYTES {
-            self.refused_bytes = Some(desired);
-        }
-        self.limits.memory_growing(current, desired, maximum)
+        self.grow(desired.saturating_sub(current))
     }
 
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        maximum: Option<usize>,
+        _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.limits.table_growing(current, desired, maximum)
+        self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
     }
 }
 

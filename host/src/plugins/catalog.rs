@@ -16,17 +16,21 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Deserialize;
+use tokio::io::AsyncReadExt;
 
 use super::{
     bundled,
-    call::{PluginContext, PluginDirectory},
+    call::{MemoryShare, PluginContext, PluginDirectory},
     component::{LoadError, PluginComponent},
     engine::{Engine, EngineError},
-    imports::{Machine, Services, StateStore, http},
+    imports::{Machine, Services, StateStore, http, log::PluginLog},
+    limits,
     manifest::{GrantList, Grants, Manifest, ManifestError},
+    text,
     vm_backend::{BackendError, VmBackend},
     vm_component::{Finding, Severity, VmComponent},
 };
@@ -49,6 +53,7 @@ pub struct Catalog {
     engine: Engine,
     services: Arc<Services>,
     config: CatalogConfig,
+    limits: limits::Functions,
 }
 
 /// Plugins cannot be loaded at all.
@@ -56,8 +61,6 @@ pub struct Catalog {
 pub enum CatalogError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error(transparent)]
-    Http(#[from] http::ClientError),
 }
 
 /// One plugin cannot be used.
@@ -65,6 +68,14 @@ pub enum CatalogError {
 pub enum PluginError {
     #[error("there is no plugin `{name}`: known are {known}; others go into {directory} as `{name}.wasm`", directory = directory.display())]
     Unknown { name: String, known: String, directory: PathBuf },
+    #[error(
+        "{file} is larger than the {} MiB that a plugin may have", limits::COMPONENT_BYTES >> 20, file = file.display()
+    )]
+    TooLarge { file: PathBuf },
+    #[error(
+        "compiling the plugin {name} from {origin} takes longer than {} s; install another version of it", limits::COMPILE.as_secs()
+    )]
+    Uncompilable { name: String, origin: String },
     #[error("cannot read {file}: {source}", file = file.display())]
     Read { file: PathBuf, source: io::Error },
     #[error("{file} is wrong: {source}", file = file.display())]
@@ -112,8 +123,14 @@ impl Catalog {
     pub fn new(config: CatalogConfig, state: Arc<dyn StateStore>) -> Result<Self, CatalogError> {
         let engine = Engine::new(Some(config.cache_dir.clone()))?;
         let services =
-            Arc::new(Services { machine: Machine::this(), http: http::Client::new()?, state });
-        Ok(Self { engine, services, config })
+            Arc::new(Services { machine: Machine::this(), http: http::Client::default(), state });
+        Ok(Self { engine, services, config, limits: limits::FUNCTIONS })
+    }
+
+    /// For tests of what happens when a call takes too long.
+    #[cfg(test)]
+    pub(super) fn limits_mut(&mut self) -> &mut limits::Functions {
+        &mut self.limits
     }
 
     /// The names of all plugins there are: the bundled ones in their order, then those of the directory.
@@ -162,12 +179,16 @@ impl Catalog {
         let directory = self.config.vm_data_dir.join(name);
         let engine = self.engine.clone();
         let opened = directory.clone();
-        let (component, directory) = tokio::task::spawn_blocking(move || {
+        let loading = tokio::task::spawn_blocking(move || {
             (PluginComponent::load(&engine, &bytes), PluginDirectory::open(&opened))
-        })
-        .await
-        .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })
-        .map(|(component, opened)| (component, opened.map_err(|source| (directory, source))))?;
+        });
+        // The compiler cannot be stopped; it ends by itself, and nobody waits for it.
+        let loaded = tokio::time::timeout(limits::COMPILE, loading).await.map_err(|_| {
+            PluginError::Uncompilable { name: name.to_owned(), origin: origin.clone() }
+        })?;
+        let (component, directory) = loaded
+            .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })
+            .map(|(component, opened)| (component, opened.map_err(|source| (directory, source))))?;
         let component = component.map_err(|source| PluginError::Load {
             name: name.to_owned(),
             origin: origin.clone(),
@@ -184,17 +205,23 @@ impl Catalog {
             settings: settings.to_string(),
             directory,
             downloads: http::Downloads::default(),
+            log: PluginLog::default(),
+            memory: MemoryShare::default(),
             services: Arc::clone(&self.services),
         };
-        let backend = VmComponent::new(component, Arc::new(context));
+        let backend = VmComponent::new(component, Arc::new(context), self.limits);
         let silent = |source| PluginError::Silent { name: name.to_owned(), source };
         let description = backend.describe().await.map_err(silent)?;
         if description.name != name {
             return Err(PluginError::OtherName { origin, found: description.name });
         }
-        check_settings(&description.settings_schema, &settings).map_err(|problem| {
-            PluginError::Settings { name: name.to_owned(), file: configuration_file, problem }
-        })?;
+        check_settings_within(limits::CHECK_SETTINGS, description.settings_schema, settings)
+            .await
+            .map_err(|problem| PluginError::Settings {
+                name: name.to_owned(),
+                file: configuration_file,
+                problem,
+            })?;
         tracing::debug!(
             plugin.name = %name,
             "loaded {name} {} from {origin} ({}): {}",
@@ -208,8 +235,9 @@ impl Catalog {
 
     async fn component_file(&self, name: &str) -> Result<(String, Vec<u8>), PluginError> {
         let file = self.config.plugin_dir.join(format!("{name}.wasm"));
-        match tokio::fs::read(&file).await {
-            Ok(bytes) => Ok((file.display().to_string(), bytes)),
+        match read_bounded(&file, limits::COMPONENT_BYTES).await {
+            Ok(None) => Err(PluginError::TooLarge { file }),
+            Ok(Some(bytes)) => Ok((file.display().to_string(), bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => match bundled::find(name) {
                 Some(bytes) => Ok(("this binary".into(), bytes.to_vec())),
                 None => Err(PluginError::Unknown {
@@ -241,6 +269,14 @@ impl Catalog {
     }
 }
 
+/// The whole file; absent if it is larger than that.
+async fn read_bounded(file: &Path, most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let file = tokio::fs::File::open(file).await?;
+    file.take(most_bytes + 1).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() as u64 <= most_bytes).then_some(bytes))
+}
+
 async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
     match tokio::fs::read_to_string(file).await {
         Ok(text) => toml::from_str(&text).map_err(|source| PluginError::Configuration {
@@ -252,13 +288,43 @@ async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
     }
 }
 
+/// Checks on a thread of its own, which is left to itself if it takes too long: nothing can end it, and a runtime would wait
+/// for it.
+async fn check_settings_within(
+    limit: Duration,
+    schema: String,
+    settings: serde_json::Value,
+) -> Result<(), String> {
+    let (answer, checked) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("plugin-settings".into())
+        .spawn(move || answer.send(check_settings(&schema, &settings)))
+        .map_err(|error| format!("no thread could be started to check them: {error}"))?;
+    match tokio::time::timeout(limit, checked).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => {
+            Err("the plugin's schema broke the check, which is a fault of the plugin".into())
+        }
+        Err(_) => Err(format!(
+            "checking them takes longer than {} s, which is a fault of the plugin's schema",
+            limit.as_secs_f32()
+        )),
+    }
+}
+
 /// All that is wrong, in one line.
 fn check_settings(schema: &str, settings: &serde_json::Value) -> Result<(), String> {
     let schema = serde_json::from_str(schema).map_err(|error| {
-        format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}")
+        text::plain(
+            &format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}"),
+            limits::TEXT_BYTES,
+        )
     })?;
     let validator = jsonschema::validator_for(&schema).map_err(|error| {
-        format!("the plugin's schema is wrong, which is a fault of the plugin: {error}")
+        text::plain(
+            &format!("the plugin's schema is wrong, which is a fault of the plugin: {error}"),
+            limits::TEXT_BYTES,
+        )
     })?;
     let problems: Vec<String> = validator
         .iter_errors(settings)
@@ -289,5 +355,20 @@ mod tests {
             check_settings(&schema, &json!({"accelerator": "xen", "tb": "x"})).unwrap_err();
         assert!(problems.contains("accelerator: ") && problems.contains("tb: "), "{problems}");
         assert!(check_settings(&schema, &json!({"speed": 1})).unwrap_err().contains("speed"));
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_multiplies_itself_does_not_hold_the_provider() {
+        // Each level is tried twice, and the last one never fits.
+        let levels = (0..22).map(|level| {
+            let next = json!({ "$ref": format!("#/$defs/{}", level + 1) });
+            (level.to_string(), json!({ "anyOf": [next.clone(), next] }))
+        });
+        let mut levels: serde_json::Map<String, serde_json::Value> = levels.collect();
+        levels.insert("22".into(), json!(false));
+        let schema = json!({ "$ref": "#/$defs/0", "$defs": levels }).to_string();
+        let limit = Duration::from_millis(10);
+        let problem = check_settings_within(limit, schema, json!({})).await.unwrap_err();
+        assert!(problem.contains("takes longer than 0.01 s"), "{problem}");
     }
 }

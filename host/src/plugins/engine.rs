@@ -1,8 +1,8 @@
 //! The WebAssembly engine: how code is compiled, where instances live, and how a call is stopped.
 //!
 //! - Instances come from a pooling allocator with copy-on-write images, so that a fresh one per call costs microseconds.
-//! - Epochs stop guests that do not stop by themselves. The epoch advances by [`TICK`] while calls are under way. At each
-//!   tick a running guest gives way to other tasks and pays one tick of its budget; waiting for the host costs none.
+//! - Epochs interrupt guests that do not stop by themselves. The epoch advances every [`TICK`] while calls are under way;
+//!   what becomes of an interrupted guest is decided in `turns.rs`.
 //! - Compiled code is kept on disk under the component's hash and everything of the engine that it depends on.
 
 use std::{
@@ -12,7 +12,11 @@ use std::{
     io::Write,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::Thread,
     time::Duration,
 };
 
@@ -22,23 +26,30 @@ use wasmtime::{
     component::Component,
 };
 
-/// How often a running guest gives way, and the unit its budget is counted in.
+use super::{
+    limits::{
+        CONCURRENT_CALLS, CORE_INSTANCES_PER_COMPONENT, MEMORIES_PER_COMPONENT,
+        MEMORY_PER_CALL_BYTES, TABLES_PER_COMPONENT, TEXT_BYTES,
+    },
+    text,
+    turns::Turns,
+};
+
+/// How often a running guest gives way.
 pub const TICK: Duration = Duration::from_millis(10);
-
-/// What the linear memory of one call may grow to. A backend that shuffles requests and small files needs a tenth of it.
-pub const MEMORY_CEILING_BYTES: usize = 128 << 20;
-
-/// Calls under way at the same time, over all plugins. Each reserves 4 GiB of address space, though no memory.
-pub const CONCURRENT_CALLS: u32 = 128;
 
 /// Memory that stays with a pool slot between calls: about what a small guest touches, so that it need not be mapped anew.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// How the binary form of a core module begins; a component has another number there.
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 /// The compiler and the pool, shared by all plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     wasm: WasmEngine,
     ticker: Arc<Ticker>,
+    turns: Turns,
     cache: Option<Arc<Path>>,
 }
 
@@ -47,8 +58,12 @@ pub struct Engine {
 pub enum EngineError {
     #[error("cannot set up the plugin engine: {0:#}")]
     Setup(wasmtime::Error),
-    #[error("this is not a WebAssembly component that can be run here: {0:#}")]
-    Compile(wasmtime::Error),
+    #[error("this is not a WebAssembly component that can be run here: {0}")]
+    Compile(String),
+    #[error(
+        "this is a WebAssembly core module and not a component; make a component of it, for instance with `wasm-tools component new`"
+    )]
+    CoreModule,
     #[error("cannot start the thread that ends runaway plugins: {0}")]
     Ticker(std::io::Error),
 }
@@ -77,11 +92,15 @@ impl Engine {
             }
         });
         let ticker = Arc::new(Ticker::start(&wasm).map_err(EngineError::Ticker)?);
-        Ok(Self { wasm, ticker, cache })
+        Ok(Self { wasm, ticker, turns: Turns::new(), cache })
     }
 
     pub(super) fn wasm(&self) -> &WasmEngine {
         &self.wasm
+    }
+
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Keeps the epoch advancing until the guard is dropped.
@@ -91,14 +110,21 @@ impl Engine {
 
     /// Compiles a component, or takes the code that was compiled earlier. Blocks for up to seconds.
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Component, EngineError> {
+        if bytes.starts_with(CORE_MODULE) {
+            return Err(EngineError::CoreModule);
+        }
+        // What the compiler quotes of a component is the component's own text.
+        let failed = |error: wasmtime::Error| {
+            EngineError::Compile(text::plain(&format!("{error:#}"), TEXT_BYTES))
+        };
         let Some(cache) = &self.cache else {
-            return Component::from_binary(&self.wasm, bytes).map_err(EngineError::Compile);
+            return Component::from_binary(&self.wasm, bytes).map_err(failed);
         };
         let file = cache.join(self.cache_name(bytes));
         if let Some(component) = self.load_compiled(&file) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.wasm, bytes).map_err(EngineError::Compile)?;
+        let component = Component::from_binary(&self.wasm, bytes).map_err(failed)?;
         let saved = component
             .serialize()
             .map_err(|error| std::io::Error::other(format!("{error:#}")))
@@ -151,11 +177,15 @@ fn configuration(allocation: Allocation) -> Config {
     if let Allocation::Pooling = allocation {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(CONCURRENT_CALLS)
-            .total_core_instances(CONCURRENT_CALLS * 4)
-            .total_memories(CONCURRENT_CALLS)
-            .total_tables(CONCURRENT_CALLS * 2)
+            // So much of each that as many calls as there may be find their part, whatever the other plugins are like.
+            .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+            .max_memories_per_component(MEMORIES_PER_COMPONENT)
+            .max_tables_per_component(TABLES_PER_COMPONENT)
+            .total_core_instances(CONCURRENT_CALLS * CORE_INSTANCES_PER_COMPONENT)
+            .total_memories(CONCURRENT_CALLS * MEMORIES_PER_COMPONENT)
+            .total_tables(CONCURRENT_CALLS * TABLES_PER_COMPONENT)
             .total_stacks(CONCURRENT_CALLS)
-            .max_memory_size(MEMORY_CEILING_BYTES)
+            .max_memory_size(MEMORY_PER_CALL_BYTES)
             .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
             .table_keep_resident(KEEP_RESIDENT_BYTES)
             .pagemap_scan(Enabled::Auto);
@@ -200,58 +230,78 @@ fn save(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
+/// How long the ticker goes on after the last call: calls that follow each other closely need not wake it.
+const IDLE_TICKS: u32 = 100;
+
 /// A thread of its own, since a runtime whose workers are all busy in guests could not run a task that stops them.
 /// It sleeps while no call is under way, and ends with the last [`Engine`].
 struct Ticker {
     shared: Arc<TickerShared>,
+    thread: Thread,
 }
 
 #[derive(Default)]
 struct TickerShared {
-    state: Mutex<TickerState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct TickerState {
-    calls: usize,
-    ended: bool,
+    calls: AtomicUsize,
+    ended: AtomicBool,
+    /// It is parked, or about to be: whoever begins a call wakes it.
+    asleep: AtomicBool,
 }
 
 impl Ticker {
     fn start(engine: &WasmEngine) -> std::io::Result<Self> {
         let shared = Arc::new(TickerShared::default());
         let (of_thread, engine) = (Arc::clone(&shared), engine.clone());
-        std::thread::Builder::new().name("plugin-epoch".into()).spawn(move || {
-            while of_thread.wait_for_calls() {
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
-            }
-        })?;
-        Ok(Self { shared })
+        let thread = std::thread::Builder::new()
+            .name("plugin-epoch".into())
+            .spawn(move || of_thread.run(&engine))?;
+        Ok(Self { shared, thread: thread.thread().clone() })
+    }
+
+    // The order of all these operations matters to both sides, so all of them are sequentially consistent: a call that
+    // does not see the ticker asleep is seen by it before it sleeps.
+
+    fn begin(&self) {
+        self.shared.calls.fetch_add(1, Ordering::SeqCst);
+        if self.shared.asleep.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+    }
+
+    fn end(&self) {
+        self.shared.calls.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.shared.lock().ended = true;
-        self.shared.changed.notify_one();
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.thread.unpark();
     }
 }
 
 impl TickerShared {
-    /// The counters stay right even if a thread panicked with the lock: each change is a single step.
-    fn lock(&self) -> MutexGuard<'_, TickerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn run(&self, engine: &WasmEngine) {
+        let mut idle_ticks = 0;
+        while !self.ended.load(Ordering::SeqCst) {
+            if self.calls.load(Ordering::SeqCst) > 0 {
+                idle_ticks = 0;
+            } else if idle_ticks >= IDLE_TICKS {
+                self.sleep_until_a_call();
+            } else {
+                idle_ticks += 1;
+            }
+            std::thread::sleep(TICK);
+            engine.increment_epoch();
+        }
     }
 
-    /// False once it is time to end.
-    fn wait_for_calls(&self) -> bool {
-        let state = self
-            .changed
-            .wait_while(self.lock(), |state| state.calls == 0 && !state.ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        !state.ended
+    fn sleep_until_a_call(&self) {
+        self.asleep.store(true, Ordering::SeqCst);
+        while self.calls.load(Ordering::SeqCst) == 0 && !self.ended.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.asleep.store(false, Ordering::SeqCst);
     }
 }
 
@@ -262,18 +312,13 @@ pub(super) struct CallGuard {
 
 impl CallGuard {
     fn new(ticker: Arc<Ticker>) -> Self {
-        let mut state = ticker.shared.lock();
-        state.calls += 1;
-        if state.calls == 1 {
-            ticker.shared.changed.notify_one();
-        }
-        drop(state);
+        ticker.begin();
         Self { ticker }
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.ticker.shared.lock().calls -= 1;
+        self.ticker.end();
     }
 }

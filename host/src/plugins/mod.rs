@@ -11,7 +11,10 @@ pub mod catalog;
 mod component;
 pub mod engine;
 mod imports;
+mod limits;
 pub mod manifest;
+mod text;
+mod turns;
 pub mod vm_backend;
 mod vm_component;
 

@@ -13,49 +13,21 @@ use super::{
     bindings::{
         self, Error, exports::golem::provider::plugin as wit_plugin, exports::golem::provider::vms,
     },
-    call::{CallLimits, CallState, PluginContext},
+    call::{CallState, PluginContext},
     component::{CallError, PluginComponent},
+    limits::{self, CallLimits},
+    text::plain_owned,
     vm_backend::{
         BackendError, BackendErrorKind, BootLimits, Image, Instance, InstanceSpec, PowerState,
         ProgressSink, VmBackend,
     },
 };
 
-/// How long each call may take. Waiting is cheap; what these bound is how long somebody is left without an answer.
-mod limits {
-    use super::{CallLimits, Duration};
-
-    const fn limits(deadline_s: u64, computing_s: u64) -> CallLimits {
-        CallLimits {
-            deadline: Duration::from_secs(deadline_s),
-            computing: Duration::from_secs(computing_s),
-        }
-    }
-
-    /// Computed from the component alone.
-    pub const DESCRIBE: CallLimits = limits(5, 1);
-    /// May try accelerators and set up a firewall.
-    pub const PROBE: CallLimits = limits(60, 2);
-    /// Answers what is known already.
-    pub const LOOK_UP: CallLimits = limits(30, 2);
-    /// May download gigabytes over a slow line.
-    pub const CREATE: CallLimits = limits(3600, 10);
-    pub const START: CallLimits = limits(120, 5);
-    /// Above the longest `boot-timeout` that is sensible anywhere.
-    pub const AWAIT_READY: CallLimits = limits(1800, 30);
-    /// On top of the grace that the machine is given.
-    pub const STOP: CallLimits = limits(60, 5);
-    pub const DELETE: CallLimits = limits(120, 5);
-    pub const ADD_SSH_KEY: CallLimits = limits(60, 5);
-}
-
-/// Longest `boot-timeout` taken from a plugin.
-const MAX_BOOT_TIMEOUT: Duration = limits::AWAIT_READY.deadline;
-
 /// A VM backend behind the plugin contract.
 pub struct VmComponent {
     component: PluginComponent,
     plugin: Arc<PluginContext>,
+    limits: limits::Functions,
 }
 
 /// What a plugin says of itself.
@@ -87,28 +59,47 @@ pub enum Severity {
 }
 
 impl VmComponent {
-    pub(super) fn new(component: PluginComponent, plugin: Arc<PluginContext>) -> Self {
-        Self { component, plugin }
+    pub(super) fn new(
+        component: PluginComponent,
+        plugin: Arc<PluginContext>,
+        limits: limits::Functions,
+    ) -> Self {
+        Self { component, plugin, limits }
     }
 
     /// What the plugin says of itself.
     pub async fn describe(&self) -> Result<Description, BackendError> {
         let answer = self
-            .call("describe", limits::DESCRIBE, None, async |instance, store| {
+            .call("describe", self.limits.describe, None, async |instance, store| {
                 instance.golem_provider_plugin().call_describe(store).await.map(Ok)
             })
             .await?;
-        let wit_plugin::Description { name, version, summary, license, settings_schema } = answer;
-        Ok(Description { name, version, summary, license, settings_schema })
+        let schema = answer.settings_schema;
+        if schema.len() > limits::SCHEMA_BYTES {
+            return Err(self.wrong(format_args!(
+                "a settings schema of {} bytes, of which {} are taken",
+                schema.len(),
+                limits::SCHEMA_BYTES
+            )));
+        }
+        let name = |text| plain_owned(text, limits::NAME_BYTES);
+        Ok(Description {
+            name: name(answer.name),
+            version: name(answer.version),
+            summary: name(answer.summary),
+            license: name(answer.license),
+            settings_schema: schema,
+        })
     }
 
     /// Can the plugin work here?
     pub async fn probe(&self) -> Result<Vec<Finding>, BackendError> {
         let findings = self
-            .call("probe", limits::PROBE, None, async |instance, store| {
+            .call("probe", self.limits.probe, None, async |instance, store| {
                 instance.golem_provider_plugin().call_probe(store).await
             })
             .await?;
+        self.check_length("findings", findings.len(), limits::LISTED)?;
         Ok(findings
             .into_iter()
             .map(|finding| Finding {
@@ -117,8 +108,8 @@ impl VmComponent {
                     wit_plugin::Severity::Warning => Severity::Warning,
                     wit_plugin::Severity::Blocking => Severity::Blocking,
                 },
-                message: finding.message,
-                remedy: finding.remedy,
+                message: plain_owned(finding.message, limits::TEXT_BYTES),
+                remedy: finding.remedy.map(|remedy| plain_owned(remedy, limits::TEXT_BYTES)),
             })
             .collect())
     }
@@ -141,11 +132,19 @@ impl VmComponent {
                     CallError::TooLong(_) | CallError::Runaway(_) => {
                         BackendErrorKind::DeadlineExceeded
                     }
-                    CallError::Memory(_) => BackendErrorKind::ResourceExhausted,
+                    CallError::Crowded(_) => BackendErrorKind::Unavailable,
+                    CallError::Memory(_) | CallError::HandedOver | CallError::Handles => {
+                        BackendErrorKind::ResourceExhausted
+                    }
                     CallError::Panic(_) | CallError::Trap(_) => BackendErrorKind::Internal,
                 };
                 let name = &self.plugin.name;
-                tracing::error!(plugin.name = %name, "`{function}` of the plugin {name} failed: {error}");
+                let line = format!(
+                    "`{function}` of the plugin {name} failed: {error}; if this goes on, update the plugin or report it to its author"
+                );
+                if self.plugin.log.take(line.len()) {
+                    tracing::error!(plugin.name = %name, "{line}");
+                }
                 Err(BackendError::new(
                     kind,
                     format!("`{function}` of the VM backend {name} failed: {error}"),
@@ -154,24 +153,37 @@ impl VmComponent {
         }
     }
 
+    /// The plugin answered something that makes no sense.
+    fn wrong(&self, answer: impl std::fmt::Display) -> BackendError {
+        BackendError::new(
+            BackendErrorKind::Internal,
+            format!(
+                "the VM backend {} answered {answer}; this is a fault of the plugin: update it or report it to its author",
+                self.plugin.name
+            ),
+        )
+    }
+
+    fn check_length(&self, what: &str, length: usize, most: usize) -> Result<(), BackendError> {
+        if length <= most {
+            return Ok(());
+        }
+        Err(self.wrong(format_args!("{length} {what}, of which {most} are taken")))
+    }
+
     fn instance(&self, instance: vms::Instance) -> Result<Instance, BackendError> {
         let ssh = instance
             .ssh
             .map(|endpoint| -> Result<SocketAddr, BackendError> {
                 let address: IpAddr = endpoint.address.parse().map_err(|_| {
-                    BackendError::new(
-                        BackendErrorKind::Internal,
-                        format!(
-                            "the VM backend {} answered `{}`, which is no IP address",
-                            self.plugin.name, endpoint.address
-                        ),
-                    )
+                    let address = plain_owned(endpoint.address, limits::NAME_BYTES);
+                    self.wrong(format_args!("`{address}`, which is no IP address"))
                 })?;
                 Ok(SocketAddr::new(address, endpoint.port))
             })
             .transpose()?;
         Ok(Instance {
-            id: instance.id,
+            id: plain_owned(instance.id, limits::NAME_BYTES),
             power: match instance.power {
                 vms::PowerState::Starting => PowerState::Starting,
                 vms::PowerState::Running => PowerState::Running,
@@ -180,8 +192,8 @@ impl VmComponent {
                 vms::PowerState::Crashed => PowerState::Crashed,
             },
             ssh,
-            ip_address: instance.ip_address,
-            detail: instance.detail,
+            ip_address: instance.ip_address.map(|text| plain_owned(text, limits::NAME_BYTES)),
+            detail: instance.detail.map(|text| plain_owned(text, limits::TEXT_BYTES)),
         })
     }
 }
@@ -194,26 +206,30 @@ impl VmBackend for VmComponent {
 
     async fn images(&self) -> Result<Vec<Image>, BackendError> {
         let images = self
-            .call("images", limits::LOOK_UP, None, async |instance, store| {
+            .call("images", self.limits.look_up, None, async |instance, store| {
                 instance.golem_provider_vms().call_images(store).await
             })
             .await?;
+        self.check_length("images", images.len(), limits::LISTED)?;
         Ok(images
             .into_iter()
-            .map(|image| Image { alias: image.alias, description: image.description })
+            .map(|image| Image {
+                alias: plain_owned(image.alias, limits::NAME_BYTES),
+                description: plain_owned(image.description, limits::TEXT_BYTES),
+            })
             .collect())
     }
 
     async fn limits(&self) -> Result<BootLimits, BackendError> {
         let limits = self
-            .call("limits", limits::PROBE, None, async |instance, store| {
+            .call("limits", self.limits.probe, None, async |instance, store| {
                 instance.golem_provider_vms().call_limits(store).await
             })
             .await?;
         Ok(BootLimits {
             parallel_boots: (limits.parallel_boots as usize).max(1),
             boot_timeout: Duration::from_millis(limits.boot_timeout_ms.into())
-                .min(MAX_BOOT_TIMEOUT),
+                .min(self.limits.await_ready.deadline),
         })
     }
 
@@ -232,7 +248,7 @@ impl VmBackend for VmComponent {
             ssh_authorized_keys: spec.ssh_authorized_keys.clone(),
         };
         let instance = self
-            .call("create", limits::CREATE, Some(progress), async |instance, store| {
+            .call("create", self.limits.create, Some(progress), async |instance, store| {
                 instance.golem_provider_vms().call_create(store, &spec).await
             })
             .await?;
@@ -241,7 +257,7 @@ impl VmBackend for VmComponent {
 
     async fn start(&self, id: &str, progress: ProgressSink) -> Result<Instance, BackendError> {
         let instance = self
-            .call("start", limits::START, Some(progress), async |instance, store| {
+            .call("start", self.limits.start, Some(progress), async |instance, store| {
                 instance.golem_provider_vms().call_start(store, id).await
             })
             .await?;
@@ -254,16 +270,22 @@ impl VmBackend for VmComponent {
         progress: ProgressSink,
     ) -> Result<Instance, BackendError> {
         let instance = self
-            .call("await-ready", limits::AWAIT_READY, Some(progress), async |instance, store| {
-                instance.golem_provider_vms().call_await_ready(store, id).await
-            })
+            .call(
+                "await-ready",
+                self.limits.await_ready,
+                Some(progress),
+                async |instance, store| {
+                    instance.golem_provider_vms().call_await_ready(store, id).await
+                },
+            )
             .await?;
         self.instance(instance)
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<Instance, BackendError> {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
-        let limits = CallLimits { deadline: limits::STOP.deadline + grace, ..limits::STOP };
+        let stop = self.limits.stop;
+        let limits = CallLimits { deadline: stop.deadline + grace, ..stop };
         let instance = self
             .call("stop", limits, None, async |instance, store| {
                 instance.golem_provider_vms().call_stop(store, id, grace_ms).await
@@ -273,7 +295,7 @@ impl VmBackend for VmComponent {
     }
 
     async fn delete(&self, id: &str) -> Result<(), BackendError> {
-        self.call("delete", limits::DELETE, None, async |instance, store| {
+        self.call("delete", self.limits.delete, None, async |instance, store| {
             instance.golem_provider_vms().call_delete(store, id).await
         })
         .await
@@ -281,7 +303,7 @@ impl VmBackend for VmComponent {
 
     async fn inspect(&self, id: &str) -> Result<Instance, BackendError> {
         let instance = self
-            .call("inspect", limits::LOOK_UP, None, async |instance, store| {
+            .call("inspect", self.limits.look_up, None, async |instance, store| {
                 instance.golem_provider_vms().call_inspect(store, id).await
             })
             .await?;
@@ -290,15 +312,16 @@ impl VmBackend for VmComponent {
 
     async fn inspect_all(&self) -> Result<Vec<Instance>, BackendError> {
         let instances = self
-            .call("inspect-all", limits::LOOK_UP, None, async |instance, store| {
+            .call("inspect-all", self.limits.look_up, None, async |instance, store| {
                 instance.golem_provider_vms().call_inspect_all(store).await
             })
             .await?;
+        self.check_length("machines", instances.len(), limits::MACHINES)?;
         instances.into_iter().map(|instance| self.instance(instance)).collect()
     }
 
     async fn add_ssh_key(&self, id: &str, key: &str) -> Result<(), BackendError> {
-        self.call("add-ssh-key", limits::ADD_SSH_KEY, None, async |instance, store| {
+        self.call("add-ssh-key", self.limits.add_ssh_key, None, async |instance, store| {
             instance.golem_provider_vms().call_add_ssh_key(store, id, key).await
         })
         .await
@@ -319,6 +342,6 @@ impl From<Error> for BackendError {
             Error::Unsupported(message) => (BackendErrorKind::Unsupported, message),
             Error::Internal(message) => (BackendErrorKind::Internal, message),
         };
-        Self { kind, message }
+        Self { kind, message: plain_owned(message, limits::TEXT_BYTES) }
     }
 }

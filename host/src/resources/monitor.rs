@@ -153,7 +153,9 @@ fn bytes_on_disk(root: &Path) -> io::Result<u64> {
     while let Some(directory) = directories.pop() {
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != root => continue,
+            // Gone since it was listed, or something that a plugin has made: no directory of one keeps the provider from
+            // starting, or fills its log.
+            Err(_) if directory != root => continue,
             Err(error) => return Err(error),
         };
         for entry in entries {

@@ -30,17 +30,30 @@ impl PluginState {
             .await
     }
 
-    /// Stores a value; durable when this returns.
-    pub async fn set(&self, plugin: &str, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
+    /// Stores a value, unless the plugin's keys and values would be more than `room_bytes` with it. Answers whether it was
+    /// stored; durable when this returns.
+    pub async fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Vec<u8>,
+        room_bytes: u64,
+    ) -> Result<bool, StoreError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
         self.0
             .write(move |transaction| {
+                let sql = "SELECT COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0)
+                     FROM plugin_state WHERE plugin = ?1 AND key <> ?2";
+                let others: i64 = transaction.query_row(sql, [&plugin, &key], |row| row.get(0))?;
+                if others.unsigned_abs() + (key.len() + value.len()) as u64 > room_bytes {
+                    return Ok(false);
+                }
                 transaction.execute(
                     "INSERT INTO plugin_state (plugin, key, value) VALUES (?1, ?2, ?3)
                      ON CONFLICT (plugin, key) DO UPDATE SET value = excluded.value",
                     params![plugin, key, value],
                 )?;
-                Ok(())
+                Ok(true)
             })
             .await
     }

@@ -223,14 +223,29 @@ async fn a_directory_that_cannot_be_made_is_named() {
 }
 
 #[tokio::test]
+async fn a_plugins_values_have_a_room_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let state = store.plugin_state();
+    assert!(state.set("qemu", "a", vec![0; 59], 100).await.unwrap());
+    assert!(!state.set("qemu", "b", vec![0; 40], 100).await.unwrap());
+    assert_eq!(state.get("qemu", "b").await.unwrap(), None);
+    // What takes the place of a value does not come on top of it, and others have rooms of their own.
+    assert!(state.set("qemu", "a", vec![0; 99], 100).await.unwrap());
+    assert!(state.set("other", "a", vec![0; 99], 100).await.unwrap());
+    assert!(!state.set("qemu", "a", vec![0; 100], 100).await.unwrap());
+    assert_eq!(state.get("qemu", "a").await.unwrap(), Some(vec![0; 99]));
+}
+
+#[tokio::test]
 async fn plugins_keep_their_values_apart() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).await.unwrap();
     let state = store.plugin_state();
-    state.set("qemu", "vm/b", b"1".to_vec()).await.unwrap();
-    state.set("qemu", "vm/a", b"2".to_vec()).await.unwrap();
-    state.set("qemu", "vm/a", b"3".to_vec()).await.unwrap();
-    state.set("other", "vm/c", b"4".to_vec()).await.unwrap();
+    state.set("qemu", "vm/b", b"1".to_vec(), 1000).await.unwrap();
+    state.set("qemu", "vm/a", b"2".to_vec(), 1000).await.unwrap();
+    state.set("qemu", "vm/a", b"3".to_vec(), 1000).await.unwrap();
+    state.set("other", "vm/c", b"4".to_vec(), 1000).await.unwrap();
     assert_eq!(state.get("qemu", "vm/a").await.unwrap(), Some(b"3".to_vec()));
     assert_eq!(state.get("qemu", "vm/c").await.unwrap(), None);
     assert_eq!(state.keys("qemu", "vm/").await.unwrap(), ["vm/a", "vm/b"]);

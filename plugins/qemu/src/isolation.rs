@@ -7,7 +7,7 @@
 //!
 //! The rules are put in place, in one transaction, and read back before every start. Where that fails, or where the
 //! provider is not root, a machine starts without any way out, which leaves SSH. Text and judgement are pure;
-//! [`establish`] and [`restore`] act.
+//! [`establish`], [`expect`] and [`restore`] act.
 
 use core::time::Duration;
 use std::net::Ipv4Addr;
@@ -63,6 +63,18 @@ pub enum State {
     Unprotected,
     /// No way out, because the rules could not be set.
     Failed { reason: String, remedy: String },
+}
+
+/// What [`establish`] will come to. Sets things up only if they are not as it would leave them, so that this is quick.
+pub fn expect(settings: &Settings) -> Isolation {
+    let in_place = settings.internet == Internet::Auto
+        && host::is_privileged()
+        && matches!(rules_hold(settings), Ok(true));
+    if in_place {
+        Isolation { outgoing: true, run_as: Some(USER), state: State::Protected }
+    } else {
+        establish(settings)
+    }
 }
 
 /// Sets up what keeps guests away from the machine, as far as that goes.

@@ -80,7 +80,7 @@ impl Plugin for Qemu {
         }
         let verdict = accelerator::choose(settings.accelerator, architecture)?;
         findings.push(accelerator_finding(&verdict, settings.accelerator));
-        findings.push(isolation::establish(&settings).finding());
+        findings.push(isolation::expect(&settings).finding());
         Ok(findings)
     }
 }

@@ -18,10 +18,9 @@ use crate::{
             golem::provider::files::{FileInfo, Host},
         },
         call::CallState,
+        limits::{DIRECTORY_DEPTH, DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
     },
 };
-
-const MAX_READ_BYTES: u32 = 16 << 20;
 
 impl CallState {
     /// Runs file work on the plugin's directory, off the runtime.
@@ -58,12 +57,14 @@ impl CallState {
 }
 
 /// `.` for the directory itself; never absolute, never upwards.
-fn relative(path: &str) -> Result<&Path, Error> {
+pub(super) fn relative(path: &str) -> Result<&Path, Error> {
     let path = Path::new(if path.is_empty() { "." } else { path });
     let inside = path.components().all(|component| {
         matches!(component, std::path::Component::Normal(_) | std::path::Component::CurDir)
     });
-    if inside {
+    if inside && path.components().count() > DIRECTORY_DEPTH {
+        Err(Error::InvalidArgument(format!("a path has at most {DIRECTORY_DEPTH} names in a row")))
+    } else if inside {
         Ok(path)
     } else {
         Err(Error::InvalidArgument(format!(
@@ -129,10 +130,13 @@ pub(super) fn replace(
 impl Host for CallState {
     async fn read(&mut self, path: String, offset: u64, max_bytes: u32) -> Result<Vec<u8>, Error> {
         self.in_directory("read", path, move |directory, path| {
-            let mut file = directory.open(path)?;
+            // Without waiting: a named pipe that nobody writes to would hold a thread for ever.
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+            let mut file = directory.open_with(path, &options)?;
             file.seek(SeekFrom::Start(offset))?;
             let mut bytes = Vec::new();
-            file.take(max_bytes.min(MAX_READ_BYTES).into()).read_to_end(&mut bytes)?;
+            file.take(max_bytes.min(FILE_READ_BYTES).into()).read_to_end(&mut bytes)?;
             Ok(bytes)
         })
         .await
@@ -140,6 +144,7 @@ impl Host for CallState {
 
     async fn write(&mut self, path: String, contents: Vec<u8>) -> Result<(), Error> {
         self.in_directory("write", path, move |directory, path| {
+            ensure_room(directory, contents.len() as u64)?;
             replace(directory, path, |file| file.write_all(&contents))
         })
         .await
@@ -157,8 +162,15 @@ impl Host for CallState {
         self.in_directory("list", path, |directory, path| {
             let mut names = directory
                 .read_dir(path)?
+                .take(DIRECTORY_ENTRIES + 1)
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<std::io::Result<Vec<String>>>()?;
+            if names.len() > DIRECTORY_ENTRIES {
+                return Err(std::io::Error::new(
+                    std::io::ErrorKind::FileTooLarge,
+                    format!("it has more than {DIRECTORY_ENTRIES} entries"),
+                ));
+            }
             names.sort();
             Ok(names)
         })
@@ -173,7 +185,14 @@ impl Host for CallState {
     async fn rename(&mut self, old: String, new: String) -> Result<(), Error> {
         let to = PathBuf::from(relative(&new)?);
         self.in_directory("rename", old, move |directory, path| {
-            directory.rename(path, directory, &to)
+            // With what is in it, a directory must not come to lie deeper than one could be made.
+            if directory.symlink_metadata(path)?.is_dir() {
+                let levels = DIRECTORY_DEPTH.saturating_sub(to.components().count());
+                ensure_shallow(&directory.open_dir(path)?, levels)?;
+            }
+            directory.rename(path, directory, &to).map_err(|error| {
+                std::io::Error::new(error.kind(), format!("to {}: {error}", to.display()))
+            })
         })
         .await
     }
@@ -187,7 +206,11 @@ impl Host for CallState {
                 ));
             }
             let removed = match directory.symlink_metadata(path) {
-                Ok(metadata) if metadata.is_dir() => directory.remove_dir_all(path),
+                Ok(metadata) if metadata.is_dir() => {
+                    // Removing calls itself for each level, so one made by other means could break the provider.
+                    ensure_shallow(&directory.open_dir(path)?, DIRECTORY_DEPTH)
+                        .and_then(|()| directory.remove_dir_all(path))
+                }
                 Ok(_) => directory.remove_file(path),
                 Err(error) => Err(error),
             };
@@ -236,10 +259,12 @@ impl Host for CallState {
             let failed = |error: std::io::Error| io_error("import", source_path, &error);
             let canonical = source_path.canonicalize().map_err(failed)?;
             plugin.grants.file(&canonical)?;
-            let source = std::fs::File::open(&canonical).map_err(failed)?;
-            if !source.metadata().map_err(failed)?.is_file() {
+            let source = open_granted(&canonical).map_err(failed)?;
+            let metadata = source.metadata().map_err(failed)?;
+            if !metadata.is_file() {
                 return Err(Error::InvalidArgument(format!("{host_path} is not a regular file")));
             }
+            ensure_room(&plugin.directory.handle, metadata.len()).map_err(failed)?;
             let mut digest = String::new();
             replace(&plugin.directory.handle, path, |file| {
                 let mut copy = file.try_clone()?.into_std();
@@ -267,6 +292,58 @@ impl Host for CallState {
     }
 }
 
+/// Opens a path in which no symbolic link is left, and fails if somebody has put one there since that was seen.
+fn open_granted(canonical: &Path) -> std::io::Result<std::fs::File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, ResolveFlags, openat2};
+        match openat2(CWD, canonical, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Ok(file) => return Ok(file.into()),
+            // A kernel before 5.6, or a sandbox that does not know the call.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(rustix::fs::open(canonical, flags | OFlags::NOFOLLOW, Mode::empty())?.into())
+}
+
+/// Fails if there are more levels of directories in this one.
+fn ensure_shallow(directory: &Dir, levels: usize) -> std::io::Result<()> {
+    for entry in directory.entries()? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let Some(levels) = levels.checked_sub(1) else {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                format!("there are more than {DIRECTORY_DEPTH} directories within each other"),
+            ));
+        };
+        ensure_shallow(&entry.open_dir()?, levels)?;
+    }
+    Ok(())
+}
+
+/// Fails if the disk would have less left than the provider needs for itself.
+pub(super) fn ensure_room(directory: &Dir, more_bytes: u64) -> std::io::Result<()> {
+    let disk = rustix::fs::fstatvfs(directory)?;
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free_bytes >= more_bytes.saturating_add(DISK_RESERVE_BYTES) {
+        return Ok(());
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::StorageFull,
+        format!(
+            "the disk has {} MiB left, of which {} MiB are kept free for the provider; make room on it",
+            free_bytes >> 20,
+            DISK_RESERVE_BYTES >> 20
+        ),
+    ))
+}
+
 /// Shares the blocks where the file system can, else copies them.
 fn clone_or_copy(source: &std::fs::File, copy: &mut std::fs::File) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
@@ -288,5 +365,35 @@ pub(super) fn digest_of<D: Digest>(file: &mut impl Read) -> std::io::Result<Stri
             0 => return Ok(hex::encode(hash.finalize())),
             length => hash.update(&buffer[..length]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_was_put_into_a_granted_path_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("images")).unwrap();
+        std::fs::write(root.join("images/image"), "granted").unwrap();
+        std::fs::write(root.join("secret"), "not granted").unwrap();
+        assert!(open_granted(&root.join("images/image")).is_ok());
+        std::fs::remove_file(root.join("images/image")).unwrap();
+        std::os::unix::fs::symlink(root.join("secret"), root.join("images/image")).unwrap();
+        assert!(open_granted(&root.join("images/image")).is_err());
+        std::os::unix::fs::symlink(&root, root.join("elsewhere")).unwrap();
+        assert!(open_granted(&root.join("elsewhere/secret")).is_err());
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_takes_nothing_more_of_a_plugin() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
+        ensure_room(&handle, 1).unwrap();
+        let error = ensure_room(&handle, u64::MAX - DISK_RESERVE_BYTES).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("128 MiB are kept free for the provider"), "{error}");
     }
 }

@@ -20,48 +20,51 @@ use reqwest::{
     header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE},
 };
 use sha2::{Sha256, Sha512};
-use tokio::{io::AsyncWriteExt, sync::Mutex as AsyncMutex, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Mutex as AsyncMutex, OnceCell},
+    time::timeout,
+};
 use url::Url;
 
-use super::{blocking, files::digest_of, io_error};
+use super::{
+    blocking,
+    files::{digest_of, ensure_room, relative},
+    io_error,
+};
 use crate::plugins::{
     bindings::{
         Error,
         golem::provider::http::{Checksum, Host, Method, Request, Response as Answer},
     },
     call::{CallState, PluginContext},
+    limits::{
+        DOWNLOAD_BYTES, HTTP_BODY_BYTES, HTTP_CONNECT, HTTP_HEADERS, HTTP_IDLE, HTTP_REDIRECTS,
+    },
     vm_backend::{Progress, ProgressSink},
 };
 
-const MAX_BODY_BYTES: usize = 4 << 20;
-const MAX_REDIRECTS: usize = 10;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// A download sees whether the disk still has room after as many bytes.
+const ROOM_CHECKED_EVERY_BYTES: u64 = 16 << 20;
 
-/// A download whose server falls silent for so long is broken off; it can be resumed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Nothing that a plugin fetches is larger: a bound for servers that never end.
-const MAX_DOWNLOAD_BYTES: u64 = 64 << 30;
-
-/// The HTTP client of all plugins.
-#[derive(Clone)]
-pub struct Client(reqwest::Client);
-
-/// The HTTP client could not be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up the HTTP client for plugins: {0}")]
-pub struct ClientError(#[from] reqwest::Error);
+/// The HTTP client of all plugins. Made when one is first used: reading the machine's certificates takes time and memory.
+#[derive(Default)]
+pub struct Client(OnceCell<reqwest::Client>);
 
 impl Client {
-    pub fn new() -> Result<Self, ClientError> {
-        let client = reqwest::Client::builder()
+    async fn get(&self) -> Result<&reqwest::Client, Error> {
+        self.0.get_or_try_init(|| blocking(Self::make)).await
+    }
+
+    fn make() -> Result<reqwest::Client, Error> {
+        reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(IDLE_TIMEOUT)
+            .connect_timeout(HTTP_CONNECT)
+            .read_timeout(HTTP_IDLE)
             .user_agent(concat!("golem-provider/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(Arc::new(PublicOnly))
-            .build()?;
-        Ok(Self(client))
+            .build()
+            .map_err(|error| Error::Internal(format!("cannot set up the HTTP client: {error}")))
     }
 }
 
@@ -102,6 +105,16 @@ fn is_public(address: IpAddr) -> bool {
                 || a >= 240)
         }
         IpAddr::V6(v6) => {
+            // Prefixes whose addresses carry an IPv4 address, which a gateway connects to.
+            let embedded = match v6.segments() {
+                [0x64, 0xff9b, .., high, low] => Some([high, low]),
+                [0x2002, high, low, ..] => Some([high, low]),
+                _ => None,
+            };
+            if let Some([high, low]) = embedded {
+                let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
+                return is_public(IpAddr::from([a, b, c, d]));
+            }
             !(v6.is_loopback()
                 || v6.is_unspecified()
                 || v6.is_multicast()
@@ -149,6 +162,12 @@ impl Host for CallState {
 }
 
 async fn send(plugin: &PluginContext, request: Request) -> Result<Answer, Error> {
+    if request.headers.len() > HTTP_HEADERS {
+        return Err(Error::InvalidArgument(format!(
+            "a request has at most {HTTP_HEADERS} headers, this one {}",
+            request.headers.len()
+        )));
+    }
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
         let wrong = || Error::InvalidArgument(format!("`{name}` is no valid HTTP header"));
@@ -175,9 +194,9 @@ async fn send(plugin: &PluginContext, request: Request) -> Result<Answer, Error>
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| unavailable(&request.url, &error))?;
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
+        if body.len() + chunk.len() > HTTP_BODY_BYTES {
             return Err(Error::ResourceExhausted(format!(
-                "{} answers more than {MAX_BODY_BYTES} bytes",
+                "{} answers more than {HTTP_BODY_BYTES} bytes",
                 request.url
             )));
         }
@@ -196,9 +215,12 @@ async fn exchange(
 ) -> Result<Response, Error> {
     let repeatable = matches!(method, reqwest::Method::GET | reqwest::Method::HEAD);
     let first = url.origin();
-    for _ in 0..=MAX_REDIRECTS {
+    // Refused before anything is set up.
+    plugin.grants.http(&url)?;
+    let client = plugin.services.http.get().await?;
+    for _ in 0..=HTTP_REDIRECTS {
         plugin.grants.http(&url)?;
-        let mut request = plugin.services.http.0.request(method.clone(), url.clone());
+        let mut request = client.request(method.clone(), url.clone());
         // What is meant for one server, such as a token, is not handed on to another.
         if url.origin() == first {
             request = request.headers(headers.clone());
@@ -221,7 +243,7 @@ async fn exchange(
             _ => return Ok(response),
         }
     }
-    Err(Error::Unavailable(format!("{url} was reached by more than {MAX_REDIRECTS} redirects")))
+    Err(Error::Unavailable(format!("{url} was reached by more than {HTTP_REDIRECTS} redirects")))
 }
 
 /// A file being fetched. It grows under a name that carries its checksum, so that what is there of it can only be a
@@ -248,7 +270,7 @@ impl Download {
                 "the checksum of {url} has to be {length} hexadecimal digits"
             )));
         }
-        let path = PathBuf::from(path);
+        let path = PathBuf::from(relative(&path)?);
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -293,14 +315,23 @@ impl Download {
                 });
             }
         }
-        let total = response.content_length().map(|rest| rest + have);
+        let total = response.content_length().map(|rest| rest.saturating_add(have));
+        let directory = &self.plugin.directory.handle;
+        let rest = total.unwrap_or(have).saturating_sub(have);
+        ensure_room(directory, rest).map_err(|error| self.failed(&error))?;
+        let mut checked_at = have;
         let mut chunks = response.bytes_stream();
         let mut reported = None;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| unavailable(self.url.as_str(), &error))?;
             file.write_all(&chunk).await.map_err(|error| self.failed(&error))?;
             have += chunk.len() as u64;
-            if have > MAX_DOWNLOAD_BYTES {
+            // A server need not keep to the length that it announced.
+            if have - checked_at > ROOM_CHECKED_EVERY_BYTES {
+                ensure_room(directory, 0).map_err(|error| self.failed(&error))?;
+                checked_at = have;
+            }
+            if have > DOWNLOAD_BYTES {
                 return Err(Error::ResourceExhausted(format!("{} does not end", self.url)));
             }
             let percent = total.map(|total| (have * 100 / total.max(1)).min(100) as u8);
@@ -421,10 +452,13 @@ mod tests {
             "fd00::1",
             "::ffff:127.0.0.1",
             "::",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "2002:7f00:1::",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }
-        for outside in ["1.1.1.1", "100.128.0.1", "2606:4700::1111"] {
+        for outside in ["1.1.1.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::1.1.1.1"] {
             assert!(is_public(outside.parse().unwrap()), "{outside}");
         }
     }

@@ -27,13 +27,9 @@ use crate::{
             },
         },
         call::CallState,
+        limits::{PROGRAM_OUTPUT_BYTES, PROGRAM_OUTPUT_GRACE, SPAWNED_PER_CALL},
     },
 };
-
-const MAX_OUTPUT_BYTES: u64 = 1 << 20;
-
-/// How long what a program wrote is still collected after it ended: a child of its own may hold the pipe open for ever.
-const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
 /// Where system programs are, if the provider was started without them in its `PATH` (as for an ordinary user).
 const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -55,6 +51,12 @@ impl Host for CallState {
 
     async fn spawn(&mut self, request: Background) -> Result<u32, Error> {
         self.plugin.grants.program(&request.program)?;
+        if self.spawned >= SPAWNED_PER_CALL {
+            return Err(Error::ResourceExhausted(format!(
+                "this call has left {SPAWNED_PER_CALL} programs running already, which is all it may"
+            )));
+        }
+        self.spawned += 1;
         let plugin = self.plugin.clone();
         let output = self.empty_file(request.output.clone()).await?;
         let runtime = tokio::runtime::Handle::current();
@@ -220,7 +222,7 @@ async fn finish(child: &mut Child, stdin: Vec<u8>) -> std::io::Result<Output> {
             _ = &mut feed_and_collect => child.wait().await?,
             status = child.wait() => {
                 let status = status?;
-                let _ = timeout(OUTPUT_GRACE, &mut feed_and_collect).await;
+                let _ = timeout(PROGRAM_OUTPUT_GRACE, &mut feed_and_collect).await;
                 status
             }
         }
@@ -236,7 +238,7 @@ async fn finish(child: &mut Child, stdin: Vec<u8>) -> std::io::Result<Output> {
 async fn collect(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     // What was read until an error still helps to understand the program.
-    if (&mut pipe).take(MAX_OUTPUT_BYTES).read_to_end(kept).await.is_ok() {
+    if (&mut pipe).take(PROGRAM_OUTPUT_BYTES).read_to_end(kept).await.is_ok() {
         let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     }
 }
@@ -365,7 +367,7 @@ mod tests {
     async fn a_flood_of_output_is_cut_and_does_not_block_the_program() {
         let output = shell("head -c 5000000 /dev/zero", b"", LONG).await.unwrap();
         assert!(matches!(output.status, ExitStatus::Code(0)));
-        assert_eq!(output.stdout.len() as u64, MAX_OUTPUT_BYTES);
+        assert_eq!(output.stdout.len() as u64, PROGRAM_OUTPUT_BYTES);
     }
 
     #[tokio::test]

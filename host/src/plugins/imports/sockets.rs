@@ -21,12 +21,8 @@ use crate::plugins::{
         golem::provider::sockets::{Host, HostConnection},
     },
     call::CallState,
+    limits,
 };
-
-const MAX_READ_BYTES: usize = 1 << 20;
-
-/// Streams that one call may have open at once.
-const MAX_CONNECTIONS: usize = 32;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl Stream for UnixStream {}
@@ -46,7 +42,7 @@ impl CallState {
         peer: String,
     ) -> Result<Resource<Connection>, Error> {
         let open = self.resources.iter_mut().count();
-        if open >= MAX_CONNECTIONS {
+        if open >= limits::CONNECTIONS_PER_CALL {
             return Err(Error::ResourceExhausted(format!(
                 "this call has {open} connections open already; close one first"
             )));
@@ -139,7 +135,7 @@ impl HostConnection for CallState {
         timeout_ms: u32,
     ) -> Result<Vec<u8>, Error> {
         let connection = self.connection(&connection)?;
-        let mut bytes = vec![0; (max_bytes as usize).clamp(1, MAX_READ_BYTES)];
+        let mut bytes = vec![0; (max_bytes as usize).clamp(1, limits::STREAM_READ_BYTES)];
         let (stream, peer) = (&mut connection.stream, &connection.peer);
         let length = within(timeout_ms, peer, async {
             stream

@@ -7,17 +7,22 @@ use crate::{
     plugins::{
         bindings::{Error, golem::provider::state::Host},
         call::CallState,
+        limits::{STATE_BYTES, STATE_KEY_BYTES, STATE_VALUE_BYTES},
     },
 };
-
-const MAX_KEY_BYTES: usize = 256;
-const MAX_VALUE_BYTES: usize = 1 << 20;
 
 /// Where plugins' durable values are kept.
 #[async_trait]
 pub trait StateStore: Send + Sync {
     async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, StateError>;
-    async fn set(&self, plugin: &str, key: &str, value: Vec<u8>) -> Result<(), StateError>;
+    /// Answers whether the value was stored: not if the plugin's keys and values would be more than `room_bytes` with it.
+    async fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Vec<u8>,
+        room_bytes: u64,
+    ) -> Result<bool, StateError>;
     async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError>;
     async fn keys(&self, plugin: &str, prefix: &str) -> Result<Vec<String>, StateError>;
 }
@@ -34,9 +39,9 @@ impl From<StateError> for Error {
 }
 
 fn check_key(key: &str) -> Result<(), Error> {
-    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+    if key.is_empty() || key.len() > STATE_KEY_BYTES {
         return Err(Error::InvalidArgument(format!(
-            "a key of the state has 1 to {MAX_KEY_BYTES} bytes, this one {}",
+            "a key of the state has 1 to {STATE_KEY_BYTES} bytes, this one {}",
             key.len()
         )));
     }
@@ -51,15 +56,23 @@ impl Host for CallState {
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Error> {
         check_key(&key)?;
-        if value.len() > MAX_VALUE_BYTES {
+        if value.len() > STATE_VALUE_BYTES {
             return Err(Error::InvalidArgument(format!(
-                "a value of the state has at most {MAX_VALUE_BYTES} bytes, the one for `{key}` has {}",
+                "a value of the state has at most {STATE_VALUE_BYTES} bytes, the one for `{key}` has {}",
                 value.len()
             )));
         }
-        self.plugin.services.state.set(&self.plugin.name, &key, value).await?;
-        faults::reached(FaultPoint::PluginHostCall);
-        Ok(())
+        let stored =
+            self.plugin.services.state.set(&self.plugin.name, &key, value, STATE_BYTES).await?;
+        if stored {
+            faults::reached(FaultPoint::PluginHostCall);
+            return Ok(());
+        }
+        Err(Error::ResourceExhausted(format!(
+            "the plugin {} keeps {} MiB in the provider's database already, which is all it may; delete keys, or keep large things in files",
+            self.plugin.name,
+            STATE_BYTES >> 20
+        )))
     }
 
     async fn delete(&mut self, key: String) -> Result<(), Error> {
