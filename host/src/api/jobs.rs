@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     error::{ApiError, ErrorBody},
+    versioned,
     vms::AnyState,
 };
 use crate::vms::Job;
@@ -51,7 +52,7 @@ impl<'a> JobBody<'a> {
 }
 
 pub fn routes() -> Router<AnyState> {
-    Router::new().route("/vms/jobs/{job_id}", get(job))
+    Router::new().route(&versioned("/vms/jobs/{job_id}"), get(job))
 }
 
 /// How far a VM has come

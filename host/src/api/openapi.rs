@@ -3,7 +3,9 @@
 use axum::{Router, body::Bytes, http::header, response::IntoResponse, routing::get};
 use utoipa::OpenApi;
 
-use super::{health, jobs, payments, provider, summary, vms};
+use super::{health, jobs, payments, provider, summary, versioned, vms};
+
+const PATH: &str = "/openapi.json";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,8 +42,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 pub fn answer() -> Router {
     // Made of texts at compile time; a test reads it back.
     let body = Bytes::from(serde_json::to_vec(&document()).unwrap_or_default());
-    Router::new().route(
-        "/openapi.json",
-        get(async move || ([(header::CONTENT_TYPE, "application/json")], body).into_response()),
-    )
+    let answer =
+        get(async move || ([(header::CONTENT_TYPE, "application/json")], body).into_response());
+    Router::new().route(PATH, answer.clone()).route(&versioned(PATH), answer)
 }

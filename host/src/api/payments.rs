@@ -2,10 +2,10 @@
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 
-use super::{error::ApiError, vms::AnyState};
+use super::{error::ApiError, versioned, vms::AnyState};
 
 pub fn routes() -> Router<AnyState> {
-    Router::new().route("/payments/streams", get(streams))
+    Router::new().route(&versioned("/payments/streams"), get(streams))
 }
 
 /// All payment streams

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::{
     ApiState,
     error::ErrorBody,
+    versioned,
     vms::{AnyState, VmBody},
 };
 use crate::{
@@ -90,7 +91,7 @@ impl From<PricingSettings> for Pricing {
 }
 
 pub fn routes() -> Router<AnyState> {
-    Router::new().route("/summary", get(summary))
+    Router::new().route(&versioned("/summary"), get(summary))
 }
 
 /// All that a dashboard shows

@@ -1,16 +1,19 @@
 //! The API over a real VM service, whose machines are in memory: what clients send and expect.
 
-use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    sync::Mutex,
+    time::Duration,
+};
 
 use axum::{
-    Router,
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode},
 };
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use super::*;
 use crate::{
@@ -22,6 +25,8 @@ use crate::{
     },
 };
 
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000);
+
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio alice";
 
@@ -32,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Provider {
     fixture: Fixture,
     node: Node,
-    router: Router,
+    api: Api,
 }
 
 struct Answer {
@@ -63,17 +68,17 @@ impl Provider {
             home_dir: Some("/home/of/nobody".into()),
         };
         let settings = settings::resolve(&inputs, &Overrides::default()).unwrap();
-        let router = router(ApiState::new(
+        let api = Api::new(ApiState::new(
             &settings,
             "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266".into(),
             node.service.clone(),
         ));
-        Self { fixture, node, router }
+        Self { fixture, node, api }
     }
 
     async fn ask_with(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
         let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let response = self.api.answer(CLIENT, request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("not JSON: {bytes:?}"));
@@ -464,10 +469,7 @@ async fn the_content_type_does_not_matter_and_a_long_body_is_refused() {
             .header("content-type", kind)
             .body(Body::from(body))
             .unwrap();
-        assert_eq!(
-            provider.router.clone().oneshot(request).await.unwrap().status(),
-            StatusCode::CREATED
-        );
+        assert_eq!(provider.api.answer(CLIENT, request).await.status(), StatusCode::CREATED);
     }
     let filler = |length: usize| {
         let mut body = json!({"name": "xyz", "filler": ""}).to_string();
@@ -510,7 +512,7 @@ async fn the_log_lines_of_a_request_carry_its_id_also_those_of_the_work_it_began
     provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
     let request = Request::post("/api/v1/vms").header("x-request-id", "mine-1");
     let request = request.body(Body::from(json!({"name": "abc"}).to_string())).unwrap();
-    provider.router.clone().oneshot(request).await.unwrap();
+    provider.api.answer(CLIENT, request).await;
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -658,8 +660,8 @@ fn no_request_makes_it_panic_or_answer_500() {
         let Ok(request) = Request::builder().method(method).uri(path).body(Body::from(body)) else {
             return Ok(());
         };
-        let status = runtime
-            .block_on(async { provider.router.clone().oneshot(request).await.unwrap().status() });
+        let status =
+            runtime.block_on(async { provider.api.answer(CLIENT, request).await.status() });
         prop_assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR);
         Ok(())
     });

@@ -22,7 +22,7 @@ use super::{
     create::{self, CreateBody},
     error::{ApiError, ErrorBody, Problem, ValidationBody},
     limits::Body,
-    payments,
+    payments, versioned,
 };
 use crate::vms::{Phase, Resources, Vm};
 
@@ -203,12 +203,12 @@ pub fn routes() -> Router<AnyState> {
         ("stream", get(payments::stream)),
     ];
     let routes = Router::new()
-        .route("/vms", get(list).post(create))
-        .route("/vms/{id}", get(one).delete(delete));
+        .route(&versioned("/vms"), get(list).post(create))
+        .route(&versioned("/vms/{id}"), get(one).delete(delete));
     of_vm.into_iter().fold(routes, |routes, (name, methods)| {
         routes
-            .route(&format!("/vms/{{id}}/{name}"), methods.clone())
-            .route(&format!("/vms/jobs/{name}"), methods)
+            .route(&versioned(&format!("/vms/{{id}}/{name}")), methods.clone())
+            .route(&versioned(&format!("/vms/jobs/{name}")), methods)
     })
 }
 
