@@ -4,21 +4,22 @@
 //! All of it is one function around the router, because each layer of a router costs a request allocations of its own.
 
 use std::{
-    convert::Infallible,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
+    pin::pin,
     time::Instant,
 };
 
 use axum::{
     Router,
     extract::Request,
+    http::{Method, Uri},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
 use ipnet::IpNet;
 use tower::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span, level_filters::LevelFilter};
 
 use super::{
     client,
@@ -49,51 +50,104 @@ impl Edge {
     }
 
     /// Answers a request that came over a connection with `peer`.
+    ///
+    /// Making a span costs about as much as answering a read from memory, and such a read writes no line. So a read gets its
+    /// span only once a line is about to be written (see [`Told::tell`]) or when it has to wait for something, because then
+    /// others may write lines for it.
     pub async fn answer(&self, peer: SocketAddr, request: Request) -> Response {
-        let started = Instant::now();
-        let id = RequestId::of(request.headers());
-        let client = client::address(peer.ip(), request.headers(), &self.trusted_proxies);
-        let (method, path) = (request.method(), request.uri().path());
-        let is_change = !method.is_safe();
-        let span = tracing::info_span!("request", request_id = id.as_str(), %method, path, %client);
-        let answered = async {
-            let response = self.pages.answer(request, |request| self.route(client, request)).await;
-            let response = error::render(response, &id);
-            log(is_change, &response, started);
-            response
+        let told = Told {
+            id: RequestId::of(request.headers()),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            client: client::address(peer.ip(), request.headers(), &self.trusted_proxies),
+            started: Instant::now(),
         };
-        let mut response = answered.instrument(span).await;
-        response.headers_mut().insert(&request_id::HEADER, id.into_header());
+        let mut response = {
+            let mut answered =
+                pin!(self.pages.answer(request, |request| self.route(&told, request)));
+            if told.method.is_safe() && LevelFilter::current() < LevelFilter::DEBUG {
+                match answered.as_mut().now_or_never() {
+                    Some(response) => response,
+                    None => answered.instrument(told.span()).await,
+                }
+            } else {
+                answered.instrument(told.span()).await
+            }
+        };
+        response.headers_mut().insert(&request_id::HEADER, told.id.into_header());
         response
     }
 
-    async fn route(&self, client: IpAddr, request: Request) -> Response {
-        if !health::is_health(request.uri().path())
-            && let Err(seconds) = self.limiter.check(client)
-        {
-            return ApiError::rate_limited(seconds).into_response();
+    async fn route(&self, told: &Told, request: Request) -> Response {
+        let routed = async {
+            if !health::is_health(told.uri.path()) {
+                self.limiter.check(told.client).map_err(ApiError::rate_limited)?;
+            }
+            limits::check_head(&request)?;
+            self.routes.clone().call(request).await.map_err(|never| match never {})
+        };
+        let response = match AssertUnwindSafe(routed).catch_unwind().await {
+            Ok(routed) => routed.unwrap_or_else(ApiError::into_response),
+            Err(panic) => {
+                let panic = message(panic.as_ref());
+                told.tell(|| tracing::error!(panic, "a request's handler panicked"));
+                ApiError::internal().into_response()
+            }
+        };
+        let (response, failure) = error::render(response, &told.id);
+        if let Some(failure) = failure {
+            told.tell(|| {
+                tracing::warn!(
+                    status = response.status().as_u16(),
+                    code = failure.code(),
+                    detail = failure.detail(),
+                    "a request failed"
+                );
+            });
         }
-        if let Err(error) = limits::check_head(&request) {
-            return error.into_response();
-        }
-        let mut routes = self.routes.clone();
-        let routed = async move { routes.call(request).await };
-        let answered = AssertUnwindSafe(routed).catch_unwind().await;
-        let Ok(response) = answered.unwrap_or_else(|panic| {
-            tracing::error!(panic = message(panic.as_ref()), "a request's handler panicked");
-            Ok::<_, Infallible>(ApiError::internal().into_response())
-        });
+        told.answered(&response);
         response
     }
 }
 
-/// Changes are worth a line; what is asked every two seconds is one for those who look closer.
-fn log(is_change: bool, response: &Response, started: Instant) {
-    let status = response.status();
-    if is_change && !status.is_client_error() {
-        tracing::info!(status = status.as_u16(), duration = ?started.elapsed(), "answered");
-    } else {
-        tracing::debug!(status = status.as_u16(), duration = ?started.elapsed(), "answered");
+/// A request, as log lines tell of it.
+struct Told {
+    id: RequestId,
+    method: Method,
+    uri: Uri,
+    client: IpAddr,
+    started: Instant,
+}
+
+impl Told {
+    /// Of the highest level, so that no filter that lets a line through takes the request's id off it.
+    fn span(&self) -> Span {
+        tracing::error_span!(
+            "request",
+            request_id = self.id.as_str(),
+            method = %self.method,
+            path = self.uri.path(),
+            client = %self.client
+        )
+    }
+
+    /// Writes lines in the request's span, which is made where there is none yet.
+    fn tell(&self, write: impl FnOnce()) {
+        if Span::current().is_none() {
+            self.span().in_scope(write);
+        } else {
+            write();
+        }
+    }
+
+    /// Changes are worth a line; what is asked every two seconds is one for those who look closer.
+    fn answered(&self, response: &Response) {
+        let status = response.status();
+        if self.method.is_safe() || status.is_client_error() {
+            tracing::debug!(status = status.as_u16(), duration = ?self.started.elapsed(), "answered");
+        } else {
+            tracing::info!(status = status.as_u16(), duration = ?self.started.elapsed(), "answered");
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub fn routes() -> Router<AnyState> {
 /// How far a VM has come
 #[utoipa::path(get, path = "/vms/jobs/{job_id}", context_path = "/api/v1", tag = "vms",
     params(("job_id" = String, Path, description = "What `POST /vms?async=true` answered")),
-    responses((status = 200, body = JobBody), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = JobBody), (status = 404, body = ErrorBody)))]
 pub async fn job(
     State(state): State<AnyState>,
     id: Result<Path<String>, PathRejection>,

@@ -143,8 +143,10 @@ async fn hold(
     let turn = Turn::of_client();
     let mut alarm = pin!(tokio::time::sleep(patience));
     let mut closed = pin!(closing.cancelled());
+    // Merely waiting for the socket to be readable would end at once: a new one counts as readable until it was asked.
+    let mut byte = [0];
     tokio::select! {
-        readable = stream.readable() => if readable.is_err() { return },
+        first = stream.peek(&mut byte) => if !matches!(first, Ok(1..)) { return },
         () = &mut alarm => return,
         () = &mut closed => return,
     }

@@ -10,9 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    ApiState,
-    error::ErrorBody,
-    versioned,
+    ApiState, versioned,
     vms::{AnyState, VmBody},
 };
 use crate::{
@@ -96,7 +94,7 @@ pub fn routes() -> Router<AnyState> {
 
 /// All that a dashboard shows
 #[utoipa::path(get, path = "/summary", context_path = "/api/v1", tag = "provider",
-    responses((status = 200, body = Summary), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Summary)))]
 pub async fn summary(State(state): State<AnyState>) -> Response {
     let ApiState { vms, environment, pricing, .. } = state.as_ref();
     let list = vms.list();

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{Answer as _, *};
 use crate::{
     plugins::vm_backend::BackendErrorKind,
     settings::{self, Inputs, Overrides},
