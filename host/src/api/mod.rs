@@ -6,7 +6,7 @@
 //! edge     every request: id, client, limit,    │
 //!          log line, panics, form of errors     ┘
 //! vms jobs provider summary health payments openapi     one file per resource, handlers beside their routes
-//! create fields limits client request_id error          what they share
+//! create fields limits client request_id error written  what they share
 //! ```
 //!
 //! Handlers read as the happy path: they turn a request into values of the domain, call [`VmService`], and turn the answer
@@ -33,6 +33,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod vms;
+mod written;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -57,6 +58,7 @@ pub struct ApiState {
     pub environment: Environment,
     pub pricing: PricingSettings,
     pub settings: ApiSettings,
+    written: Arc<written::WrittenVms>,
 }
 
 impl ApiState {
@@ -68,6 +70,7 @@ impl ApiState {
             environment: settings.environment,
             pricing: settings.pricing,
             settings: settings.api.clone(),
+            written: Arc::default(),
         }
     }
 }

@@ -286,7 +286,8 @@ pub async fn list(State(state): State<AnyState>) -> Response {
     params(("id" = String, Path, description = "Name or instance id")),
     responses((status = 200, body = VmBody), (status = 404, body = ErrorBody)))]
 pub async fn one(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
-    Ok(VmBody::answer(&*state.vms.get(&id)?).into_response())
+    let vm = state.written.json(&state.vms.get(&id)?);
+    Ok(([(header::CONTENT_TYPE, "application/json")], vm).into_response())
 }
 
 /// How to log in to a VM
