@@ -4,7 +4,7 @@
 //! as a requestor speaks to it ([`Client`], [`Ssh`]), and looked at from outside, through `/proc` ([`processes`]), its
 //! files and its database ([`database`]). What a test starts ends with it, also when the test fails.
 //!
-//! The tests are in `tests/tests/`: `refusals.rs` needs no VM; `vm_life.rs` boots a few, and is one program so that no two
+//! The tests are in `tests/tests/`: `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask api-checker` installs; `vm_life.rs` boots a few, and is one program so that no two
 //! programs boot at the same time. It needs the image that `cargo xtask image` builds.
 
 mod binary;
@@ -14,6 +14,7 @@ mod images;
 pub mod ports;
 pub mod processes;
 mod provider;
+pub mod schemathesis;
 mod ssh;
 pub mod wait;
 
