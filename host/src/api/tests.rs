@@ -508,12 +508,13 @@ async fn the_log_lines_of_a_request_carry_its_id_also_those_of_the_work_it_began
     let provider = Provider::start().await;
     // Other tests of this process pass the same places without a subscriber, and whoever comes first decides whether a place
     // is looked at later; so each is passed once, and then all are asked again.
-    provider.get("/vms").await;
-    tracing::callsite::rebuild_interest_cache();
-    provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
-    let request = Request::post("/api/v1/vms").header("x-request-id", "mine-1");
-    let request = request.body(Body::from(json!({"name": "abc"}).to_string())).unwrap();
-    provider.api.answer(CLIENT, request).await;
+    for (name, id) in [("abc", "first"), ("def", "mine-1")] {
+        provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
+        let request = Request::post("/api/v1/vms").header("x-request-id", id);
+        let request = request.body(Body::from(json!({"name": name}).to_string())).unwrap();
+        provider.api.answer(CLIENT, request).await;
+        tracing::callsite::rebuild_interest_cache();
+    }
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
