@@ -2,7 +2,7 @@
 //! and a disk image, running and testing.
 //!
 //! Each sub-command lives in the module of its name and is written in terms of the ones before
-//! it: [`setup`] → [`plugins`] → [`image`] → [`run`], [`test`]. Below them are [`workspace`] (where
+//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`] → [`run`], [`test`]. Below them are [`workspace`] (where
 //! things are), [`guest_toolchain`] (how plugins are compiled), [`provider_files`] (what is written
 //! into a provider's data directory), [`announce`] (what is printed once it is up), [`packages`]
 //! (what is needed from the distribution) and [`ui`] (progress).
@@ -11,6 +11,7 @@
 //! the finished binary.
 
 mod announce;
+mod api_checker;
 mod guest_toolchain;
 mod image;
 mod packages;
@@ -44,6 +45,7 @@ enum Command {
     Image(image::Arguments),
     Run(run::Arguments),
     Test(test::Arguments),
+    ApiChecker(api_checker::Arguments),
     #[command(hide = true)]
     Announce(announce::Arguments),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Image(arguments) => image::main(&arguments),
         Command::Run(arguments) => run::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
+        Command::ApiChecker(arguments) => api_checker::main(&arguments),
         Command::Announce(arguments) => announce::main(&arguments),
     };
     match result {

@@ -103,6 +103,20 @@ impl Workspace {
     }
 }
 
+/// Where things are kept that outlast a checkout: `${XDG_CACHE_HOME:-~/.cache}/golem-provider`.
+///
+/// # Errors
+/// When neither variable is set.
+pub fn cache() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
+        Some(cache) => PathBuf::from(cache),
+        None => {
+            std::env::home_dir().context("neither XDG_CACHE_HOME nor HOME is set")?.join(".cache")
+        }
+    };
+    Ok(cache.join("golem-provider"))
+}
+
 /// The cargo that runs this program, else the one in `PATH`.
 pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
