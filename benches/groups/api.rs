@@ -77,11 +77,11 @@ fn main() -> Result<()> {
         let of = |measured: &[Measured], value: fn(&Measured) -> f64| -> Vec<f64> {
             measured.iter().map(value).collect()
         };
-        Row::new(format!("{name}, requests"), "/s", &of(&ours, |one| one.per_second))
+        Row::of(format!("{name}, requests"), "/s", &of(&ours, |one| one.per_second))
             .beside("bare axum", &of(&bare, |one| one.per_second))
             .at_least_times(TARGET)
             .print();
-        Row::new(format!("{name}, requests"), "/CPU s", &of(&ours, |one| one.per_cpu_second))
+        Row::of(format!("{name}, requests"), "/CPU s", &of(&ours, |one| one.per_cpu_second))
             .beside("bare axum", &of(&bare, |one| one.per_cpu_second))
             .at_least_times(TARGET)
             .print();

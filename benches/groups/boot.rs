@@ -62,7 +62,7 @@ async fn measure(options: Options) -> Result<()> {
         "machines were run by QEMU with -accel {}",
         accelerator.as_deref().unwrap_or("unknown")
     ));
-    Row::new("create → first SSH login", "s", &ours)
+    Row::of("create → first SSH login", "s", &ours)
         .beside("QEMU by hand", &by_hand)
         .at_most_times(TARGET)
         .print();

@@ -47,15 +47,15 @@ fn main() -> Result<()> {
             measured.iter().map(value).collect()
         };
         let p50 = (of(&fresh, |one| one.p50_us), of(&other, |one| one.p50_us));
-        let row = Row::new(format!("plugin call, fresh instance, {name}, p50"), "µs", &p50.0)
+        let row = Row::of(format!("plugin call, fresh instance, {name}, p50"), "µs", &p50.0)
             .beside("instance that is kept", &p50.1);
         if callers == 1 { row.at_most(TARGET_US) } else { row }.print();
         let p99 = (of(&fresh, |one| one.p99_us), of(&other, |one| one.p99_us));
-        Row::new(format!("plugin call, fresh instance, {name}, p99"), "µs", &p99.0)
+        Row::of(format!("plugin call, fresh instance, {name}, p99"), "µs", &p99.0)
             .beside("instance that is kept", &p99.1)
             .print();
         let rate = (of(&fresh, |one| one.per_second), of(&other, |one| one.per_second));
-        Row::new(format!("plugin calls, fresh instance, {name}"), "/s", &rate.0)
+        Row::of(format!("plugin calls, fresh instance, {name}"), "/s", &rate.0)
             .beside("instance that is kept", &rate.1)
             .print();
     }

@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         cold.push(start(&mut provider(home.path())?)?.0);
         bare_cold.push(start(&mut bare_server()?)?.0);
     }
-    Row::new("start → first answer, nothing compiled yet", "ms", &cold)
+    Row::of("start → first answer, nothing compiled yet", "ms", &cold)
         .beside("bare axum", &bare_cold)
         .print();
 
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         warm.push(start(&mut provider(home.path())?)?.0);
         bare_warm.push(start(&mut bare_server()?)?.0);
     }
-    Row::new("start → first answer, plugins compiled", "ms", &warm)
+    Row::of("start → first answer, plugins compiled", "ms", &warm)
         .beside("bare axum", &bare_warm)
         .at_most(TARGET_MS)
         .print();
@@ -68,7 +68,7 @@ fn main() -> Result<()> {
         memory.push(ours.resident_kib()? / 1024.0);
         bare_memory.push(other.resident_kib()? / 1024.0);
     }
-    Row::new("resident memory, idle, plugins loaded", "MiB", &memory)
+    Row::of("resident memory, idle, plugins loaded", "MiB", &memory)
         .beside("bare axum", &bare_memory)
         .at_most(TARGET_MIB)
         .print();

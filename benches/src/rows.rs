@@ -28,7 +28,7 @@ struct Reference {
 
 impl Row {
     /// `rounds` holds what each round measured.
-    pub fn new(what: impl Into<String>, unit: &'static str, rounds: &[f64]) -> RowOf<'_> {
+    pub fn of<'a>(what: impl Into<String>, unit: &'static str, rounds: &'a [f64]) -> RowOf<'a> {
         let row = Row {
             what: what.into(),
             unit,
@@ -121,14 +121,14 @@ mod tests {
     #[test]
     fn a_row_is_judged_by_the_median_of_the_rounds_ratios() {
         // The second round was measured on a busy machine, for both.
-        let row = Row::new("x", "s", &[1.0, 10.0, 1.0])
+        let row = Row::of("x", "s", &[1.0, 10.0, 1.0])
             .beside("y", &[2.0, 20.0, 1.9])
             .at_most_times(0.51)
             .row;
         let reference = row.reference.unwrap();
         assert_eq!((row.value, reference.value, reference.ratio), (1.0, 2.0, 0.5));
         assert_eq!((row.target.as_deref(), row.met), (Some("≤ 0.51 ×"), Some(true)));
-        assert_eq!(Row::new("x", "s", &[3.0]).at_most(2.5).row.met, Some(false));
+        assert_eq!(Row::of("x", "s", &[3.0]).at_most(2.5).row.met, Some(false));
     }
 
     #[test]

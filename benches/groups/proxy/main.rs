@@ -68,7 +68,7 @@ fn start_all(kinds: &[Kind], target: std::net::SocketAddr) -> Result<Vec<Relay>>
 }
 
 /// Ours, and each of the others with its name.
-fn split<T>(all: &[T], kinds: &[Kind]) -> impl Iterator<Item = (Kind, &T)> {
+fn split<'a, T>(all: &'a [T], kinds: &'a [Kind]) -> impl Iterator<Item = (Kind, &'a T)> {
     kinds.iter().copied().zip(all).skip(1)
 }
 
@@ -89,7 +89,7 @@ fn bulk(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
             };
             let cpu = of(|bulk| bulk.cpu_seconds_per_gb);
             for (kind, others) in split(&cpu, kinds) {
-                let row = Row::new(&name, "CPU s/GB", &cpu[0]).beside(kind.name(), others);
+                let row = Row::of(&name, "CPU s/GB", &cpu[0]).beside(kind.name(), others);
                 match kind {
                     Kind::HaProxy => row.at_most_times(CPU_OF_HAPROXY),
                     Kind::Splice => row.at_most_times(CPU_OF_SPLICE),
@@ -99,7 +99,7 @@ fn bulk(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
             }
             let speed = of(|bulk| bulk.gb_per_second);
             for (kind, others) in split(&speed, kinds) {
-                let row = Row::new(&name, "GB/s", &speed[0]).beside(kind.name(), others);
+                let row = Row::of(&name, "GB/s", &speed[0]).beside(kind.name(), others);
                 match kind {
                     Kind::HaProxy => row.at_least_times(1.0),
                     Kind::Ours | Kind::Splice | Kind::Copy => row,
@@ -122,7 +122,7 @@ fn connections(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()
     };
     let rate = of(|one| one.per_second);
     for (kind, others) in split(&rate, kinds) {
-        let row = Row::new("relay, new connections", "/s", &rate[0]).beside(kind.name(), others);
+        let row = Row::of("relay, new connections", "/s", &rate[0]).beside(kind.name(), others);
         match kind {
             Kind::HaProxy => row.at_least_times(CONNECTIONS_OF_HAPROXY),
             Kind::Ours | Kind::Splice | Kind::Copy => row,
@@ -131,7 +131,7 @@ fn connections(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()
     }
     let cpu = of(|one| one.cpu_seconds_per_10_000);
     for (kind, others) in split(&cpu, kinds) {
-        Row::new("relay, 10,000 new connections", "CPU s", &cpu[0])
+        Row::of("relay, 10,000 new connections", "CPU s", &cpu[0])
             .beside(kind.name(), others)
             .print();
     }
@@ -149,7 +149,7 @@ fn round_trip(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()>
     })?;
     for (kind, others) in split(&added, kinds) {
         let row =
-            Row::new("relay, added round trip, p50", "µs", &added[0]).beside(kind.name(), others);
+            Row::of("relay, added round trip, p50", "µs", &added[0]).beside(kind.name(), others);
         match kind {
             Kind::HaProxy => row.at_most_times(1.0),
             Kind::Ours | Kind::Splice | Kind::Copy => row,
@@ -171,7 +171,7 @@ fn idle(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
         }
     }
     for (kind, others) in split(&all, kinds) {
-        Row::new("relay, an idle connection of 1,000", "KiB", &all[0])
+        Row::of("relay, an idle connection of 1,000", "KiB", &all[0])
             .beside(kind.name(), others)
             .at_most(IDLE_KIB)
             .print();
