@@ -125,6 +125,8 @@ impl Copy {
         let (from, to) = (original.display().to_string(), directory.display().to_string());
         let arguments = arguments
             .iter()
+            // The kernel ends the last one as it ends all of them.
+            .filter(|argument| !argument.is_empty())
             .map(|argument| {
                 argument
                     .replace(&from, &to)
@@ -157,8 +159,7 @@ impl Copy {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.directory).stderr(Stdio::inherit());
         let mut machine = Running::start("QEMU by hand", &mut command)?;
-        wait::within("a boot by hand", BOOT_DEADLINE, answers(self.port)).await?;
-        machine.check_alive()?;
+        wait::within("a boot by hand", BOOT_DEADLINE, answers(&mut machine, self.port)).await??;
         Ssh::to(self.port)?.run(key, "true").await?;
         Ok(begun.elapsed().as_secs_f64())
     }
@@ -166,11 +167,12 @@ impl Copy {
 
 /// Waits for the banner of an SSH server behind QEMU's user network, which accepts connections long before the guest
 /// does, tries to pass each on at intervals that grow, and delivers those too that were given up. So none is.
-async fn answers(port: u16) {
+async fn answers(machine: &mut Running, port: u16) -> Result<()> {
     const STAGGER: Duration = Duration::from_secs(4);
     const KNOCKS: usize = 3;
     let mut knocks = JoinSet::new();
     loop {
+        machine.check_alive()?;
         if knocks.len() < KNOCKS {
             knocks.spawn(async move {
                 let mut banner = [0; 4];
@@ -180,7 +182,7 @@ async fn answers(port: u16) {
             });
         }
         match tokio::time::timeout(STAGGER, knocks.join_next()).await {
-            Ok(Some(Ok(Some(())))) => return,
+            Ok(Some(Ok(Some(())))) => return Ok(()),
             // Refused, or the machine's network is not there yet.
             Ok(_) => tokio::time::sleep(Duration::from_millis(500)).await,
             Err(_) => {}

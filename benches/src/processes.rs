@@ -152,21 +152,15 @@ impl Running {
         self.child.wait().with_context(|| format!("waiting for {}", self.what))
     }
 
-    /// CPU time that it has used up to now, in user and kernel mode, in steps of 10 ms. Threads that have ended count too.
+    /// See [`cpu_seconds_of`].
     ///
     /// # Errors
     /// When it has ended.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let text = self.read("stat")?;
-        // The second field is the program's name in brackets, which may hold anything.
-        let fields: Vec<&str> =
-            text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-        let (user, kernel) = ticks(11).zip(ticks(12)).context("/proc/PID/stat is too short")?;
-        Ok((user + kernel) / TICKS_PER_SECOND)
+        cpu_seconds_of(self.child.id())
     }
 
-    /// Memory that is in use, in KiB: of it alone, and of what it shares with others a share.
+    /// Memory that it has in use, in KiB, what it shares with others included.
     ///
     /// # Errors
     /// When it has ended.
@@ -189,6 +183,22 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time that a process has used up to now, in user and kernel mode, in steps of 10 ms. Threads that have ended count too.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_seconds_of(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    // The second field is the program's name in brackets, which may hold anything.
+    let fields: Vec<&str> =
+        text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    let (user, kernel) =
+        ticks(11).zip(ticks(12)).with_context(|| format!("{path} is too short"))?;
+    Ok((user + kernel) / TICKS_PER_SECOND)
 }
 
 /// Runs a command to its end and gives the one line it printed.

@@ -97,6 +97,14 @@ fn bulk(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
                 }
                 .print();
             }
+            // Between processes of one machine, who of them pays for a byte's way through the kernel depends on who runs
+            // when; the sum of all does not.
+            let sum = of(|bulk| bulk.all_cpu_seconds_per_gb);
+            for (kind, others) in split(&sum, kinds) {
+                Row::of(format!("{name}, both ends included"), "CPU s/GB", &sum[0])
+                    .beside(kind.name(), others)
+                    .print();
+            }
             let speed = of(|bulk| bulk.gb_per_second);
             for (kind, others) in split(&speed, kinds) {
                 let row = Row::of(&name, "GB/s", &speed[0]).beside(kind.name(), others);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use golem_provider_benches::rows::median;
+use golem_provider_benches::{processes::cpu_seconds_of, rows::median};
 
 use super::relays::Relay;
 
@@ -98,7 +98,10 @@ async fn echo_all(listener: TcpListener) -> Result<()> {
 }
 
 pub struct Bulk {
+    /// Of the relay.
     pub cpu_seconds_per_gb: f64,
+    /// Of the relay, the client and the machine.
+    pub all_cpu_seconds_per_gb: f64,
     pub gb_per_second: f64,
 }
 
@@ -125,7 +128,7 @@ pub fn bulk(
             Direction::Down => (behind, client),
         });
     }
-    let before = relay.process.cpu_seconds()?;
+    let (before, before_here) = (relay.process.cpu_seconds()?, cpu_seconds_of(std::process::id())?);
     let begun = Instant::now();
     // The connections are kept until the cost is known: their ends are not what is measured.
     let mut ends: Vec<JoinHandle<Result<TcpStream>>> = Vec::new();
@@ -138,9 +141,14 @@ pub fn bulk(
     let ends = ends?;
     let seconds = begun.elapsed().as_secs_f64();
     let used = relay.process.cpu_seconds()? - before;
+    let used_here = cpu_seconds_of(std::process::id())? - before_here;
     drop(ends);
     let gigabytes = (each * streams) as f64 / 1e9;
-    Ok(Bulk { cpu_seconds_per_gb: used / gigabytes, gb_per_second: gigabytes / seconds })
+    Ok(Bulk {
+        cpu_seconds_per_gb: used / gigabytes,
+        all_cpu_seconds_per_gb: (used + used_here) / gigabytes,
+        gb_per_second: gigabytes / seconds,
+    })
 }
 
 fn send(mut stream: TcpStream, bytes: usize) -> Result<TcpStream> {
