@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
 use crate::workspace::{Workspace, cargo};
-use crate::{api_checker, image, plugins, setup};
+use crate::{api_checker, image, packages, plugins, setup};
 
 /// Where the end-to-end tests find the image that machines are made from.
 const CATALOG_VARIABLE: &str = "GOLEM_TEST_IMAGE_CATALOG";
@@ -36,6 +36,11 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let workspace = Workspace::find()?;
     check_format(&workspace)?;
     let toolchain = setup::install(&workspace, true, &arguments.guest)?;
+    let missing = packages::missing(packages::TEST);
+    if let Err(error) = packages::install(&missing, &workspace.log("apt-test")) {
+        // The tests that need them say what they could not do, and fail where `CI` is set.
+        ui::note(format!("going on without: {error:#}"));
+    }
     plugins::build(&workspace, toolchain)?;
     lint(&workspace)?;
     let catalog = image::build(&workspace)?;
