@@ -1,5 +1,6 @@
 //! A call of a plugin with a record of 200 bytes in and out, in a fresh instance, as the provider makes every call; beside
-//! the same call on an instance that is kept, by wasmtime alone: without limits, deadline, interruption or a runtime.
+//! the same call by wasmtime alone, without limits, deadline, interruption or a runtime: in a fresh instance, and on one that
+//! is kept.
 
 use std::{
     sync::Arc,
@@ -13,7 +14,7 @@ use golem_provider_benches::{
     rows::{self, Row, quantile},
 };
 use wasmtime::{
-    Config, Engine, Store,
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
     component::{Component, Linker},
 };
 
@@ -31,33 +32,37 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     progress("loading the plugin twice");
     let loaded = runtime.block_on(plugin::load(None))?;
-    let kept = Kept::load()?;
+    let alone = Alone::load()?;
 
     let rounds = options.choose(3, 9);
     let time = Duration::from_millis(options.choose(300, 1000));
     for callers in CALLERS {
-        let (mut fresh, mut other) = (Vec::new(), Vec::new());
+        let (mut ours, mut fresh, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=rounds {
-            progress(format!("plugin calls, {callers} callers, round {round} of {rounds}"));
-            fresh.push(runtime.block_on(call_fresh(&loaded.backend, callers, time))?);
-            other.push(kept.call(callers, time)?);
+            progress(format!("plugin calls, callers: {callers}, round {round} of {rounds}"));
+            ours.push(runtime.block_on(call_fresh(&loaded.backend, callers, time))?);
+            fresh.push(alone.call(Instances::Fresh, callers, time)?);
+            kept.push(alone.call(Instances::Kept, callers, time)?);
         }
         let name = if callers == 1 { "1 caller".to_owned() } else { format!("{callers} callers") };
-        let of = |measured: &[Measured], value: fn(&Measured) -> f64| -> Vec<f64> {
-            measured.iter().map(value).collect()
-        };
-        let p50 = (of(&fresh, |one| one.p50_us), of(&other, |one| one.p50_us));
-        let row = Row::of(format!("plugin call, fresh instance, {name}, p50"), "µs", &p50.0)
-            .beside("instance that is kept", &p50.1);
-        if callers == 1 { row.at_most(TARGET_US) } else { row }.print();
-        let p99 = (of(&fresh, |one| one.p99_us), of(&other, |one| one.p99_us));
-        Row::of(format!("plugin call, fresh instance, {name}, p99"), "µs", &p99.0)
-            .beside("instance that is kept", &p99.1)
-            .print();
-        let rate = (of(&fresh, |one| one.per_second), of(&other, |one| one.per_second));
-        Row::of(format!("plugin calls, fresh instance, {name}"), "/s", &rate.0)
-            .beside("instance that is kept", &rate.1)
-            .print();
+        let references =
+            [("wasmtime alone, fresh instance", fresh), ("wasmtime alone, kept instance", kept)];
+        for (reference, theirs) in &references {
+            let row = |what: &str, unit: &'static str, value: fn(&Measured) -> f64, limit| {
+                let of = |all: &[Measured]| all.iter().map(value).collect::<Vec<f64>>();
+                let values = of(&ours);
+                let row = Row::of(format!("{what}, {name}"), unit, &values)
+                    .beside(*reference, &of(theirs));
+                match limit {
+                    Some(limit) if callers == 1 => row.at_most(limit),
+                    _ => row,
+                }
+                .print();
+            };
+            row("plugin call, p50", "µs", |one| one.p50_us, Some(TARGET_US));
+            row("plugin call, p99", "µs", |one| one.p99_us, None);
+            row("plugin calls", "/s", |one| one.per_second, None);
+        }
     }
     Ok(())
 }
@@ -112,48 +117,44 @@ async fn call_fresh(
 }
 
 /// The plugin without the provider.
-struct Kept {
-    engine: Engine,
-    component: Component,
-    linker: Linker<()>,
+struct Alone {
+    pre: bindings::VmBackendPre<()>,
 }
 
-impl Kept {
-    fn load() -> Result<Kept> {
-        let engine = Engine::new(Config::new().wasm_component_model(true))?;
+/// What becomes of an instance after a call.
+#[derive(Clone, Copy, PartialEq)]
+enum Instances {
+    /// Every call of a caller is made in the same one.
+    Kept,
+    /// Every call has its own, out of a pool.
+    Fresh,
+}
+
+impl Alone {
+    fn load() -> Result<Alone> {
+        let mut pool = PoolingAllocationConfig::new();
+        // As the provider's, but for the number: a caller has its next instance before it lets go of the last.
+        pool.max_memory_size(128 << 20)
+            .total_memories(256)
+            .linear_memory_keep_resident(256 << 10)
+            .table_keep_resident(256 << 10)
+            .pagemap_scan(Enabled::Auto);
+        let mut config = Config::new();
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(config.wasm_component_model(true))?;
         let component = Component::from_binary(&engine, &plugin::component()?)?;
         let mut linker = Linker::new(&engine);
         // The function that is called uses none of them.
         linker.define_unknown_imports_as_traps(&component)?;
-        Ok(Kept { engine, component, linker })
+        Ok(Alone { pre: bindings::VmBackendPre::new(linker.instantiate_pre(&component)?)? })
     }
 
-    /// Each caller has an instance, all of which share the cores.
-    fn call(&self, callers: usize, time: Duration) -> Result<Measured> {
-        let record = plugin::record();
+    /// Each caller is a thread, all of which share the cores.
+    fn call(&self, instances: Instances, callers: usize, time: Duration) -> Result<Measured> {
         let end = Instant::now() + time;
         let durations = std::thread::scope(|scope| {
-            let callers: Vec<_> = (0..callers)
-                .map(|_| {
-                    scope.spawn(|| -> Result<Vec<Duration>> {
-                        let mut store = Store::new(&self.engine, ());
-                        let plugin = bindings::VmBackend::instantiate(
-                            &mut store,
-                            &self.component,
-                            &self.linker,
-                        )?;
-                        let vms = plugin.golem_provider_vms();
-                        let mut durations = Vec::new();
-                        while Instant::now() < end {
-                            let begun = Instant::now();
-                            let answer = vms.call_inspect(&mut store, &record)?;
-                            durations.push(begun.elapsed());
-                            debug_assert!(answer.is_ok());
-                        }
-                        Ok(durations)
-                    })
-                })
-                .collect();
+            let callers: Vec<_> =
+                (0..callers).map(|_| scope.spawn(|| self.call_until(instances, end))).collect();
             let mut durations = Vec::new();
             for caller in callers {
                 let of_caller = caller.join();
@@ -162,5 +163,25 @@ impl Kept {
             Ok::<_, anyhow::Error>(durations)
         })?;
         Ok(Measured::of(&durations, time))
+    }
+
+    fn call_until(&self, instances: Instances, end: Instant) -> Result<Vec<Duration>> {
+        let record = plugin::record();
+        let instantiate = || {
+            let mut store = Store::new(self.pre.engine(), ());
+            self.pre.instantiate(&mut store).map(|instance| (store, instance))
+        };
+        let (mut store, mut instance) = instantiate()?;
+        let mut durations = Vec::new();
+        while Instant::now() < end {
+            let begun = Instant::now();
+            if instances == Instances::Fresh {
+                (store, instance) = instantiate()?;
+            }
+            let answer = instance.golem_provider_vms().call_inspect(&mut store, &record)?;
+            durations.push(begun.elapsed());
+            debug_assert!(answer.is_ok());
+        }
+        Ok(durations)
     }
 }

@@ -81,7 +81,7 @@ fn bulk(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
                 "relay, {streams} stream{} {direction}",
                 if streams == 1 { "" } else { "s" }
             );
-            let all = in_turns(&name, options.choose(3, 7), &relays, |relay| {
+            let all = in_turns(&name, options.choose(3, 5), &relays, |relay| {
                 work::bulk(machine, relay, direction, streams, gigabytes)
             })?;
             let of = |value: fn(&work::Bulk) -> f64| -> Vec<Vec<f64>> {
@@ -121,8 +121,8 @@ fn bulk(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
 
 fn connections(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
     let relays = start_all(kinds, machine.echo_address()?)?;
-    let count = options.choose(4_000, 20_000);
-    let all = in_turns("new connections", options.choose(3, 9), &relays, |relay| {
+    let count = options.choose(4_000, 10_000);
+    let all = in_turns("new connections", options.choose(3, 7), &relays, |relay| {
         work::connections(relay, count)
     })?;
     let of = |value: fn(&work::Connections) -> f64| -> Vec<Vec<f64>> {
@@ -149,9 +149,9 @@ fn connections(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()
 fn round_trip(options: Options, kinds: &[Kind], machine: &Machine) -> Result<()> {
     let relays = start_all(kinds, machine.echo_address()?)?;
     let direct = machine.echo_address()?;
-    let count = options.choose(2_000, 10_000);
+    let count = options.choose(2_000, 5_000);
     // What the relay adds to a round trip without it, measured in the same breath.
-    let added = in_turns("round trips", options.choose(3, 9), &relays, |relay| {
+    let added = in_turns("round trips", options.choose(3, 7), &relays, |relay| {
         let without = work::round_trip_us(direct, count)?;
         Ok(work::round_trip_us(relay.address(), count)? - without)
     })?;
