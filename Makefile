@@ -5,11 +5,12 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup plugins image build fmt lint clean
+.PHONY: help run test bench setup plugins image build fmt lint clean
 
 help:
 	@echo 'make run      install what is missing, build, start the provider in development mode'
 	@echo 'make test     install what is missing, build, check format and lints, run every test'
+	@echo 'make bench    measure what the provider costs, beside references, and print a table'
 	@echo
 	@echo 'make setup    only install what is missing'
 	@echo 'make plugins  only build the plugins'
@@ -19,13 +20,13 @@ help:
 	@echo 'make lint     check format and lints'
 	@echo 'make clean    remove what was built (not the image, not the provider'"'"'s data)'
 	@echo
-	@echo 'Each of the first five takes ARGS=…, see: cargo xtask COMMAND --help'
+	@echo 'Each of the first six takes ARGS=…, see: cargo xtask COMMAND --help'
 
 # One clear line where there is no Rust, instead of make's own.
 need-cargo = @command -v $(CARGO) >/dev/null || { \
 	echo 'There is no cargo here: install Rust first (https://rustup.rs, or your distribution).' >&2; exit 1; }
 
-run test setup plugins image:
+run test bench setup plugins image:
 	$(need-cargo)
 	@$(CARGO) xtask $@ $(ARGS)
 

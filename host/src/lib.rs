@@ -12,12 +12,14 @@
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
 //!          └ payments             the key that stands for the provider
+//! faults                         where tests can let the provider die; empty in what operators run
 //! ```
 //!
 //! A module calls those below it and none above. Only `plugins` knows wasmtime, only `store` knows SQL, only `api` knows HTTP.
 
 pub mod api;
 pub mod cli;
+pub mod faults;
 pub mod node;
 pub mod payments;
 pub mod plugins;

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, ApiState, Server},
+    api::{Api, ApiState, Server},
     payments::wallet::{Wallet, WalletError},
     plugins::{
         Severity, StateError, StateStore,
@@ -124,7 +124,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
 struct Node {
     begun: Instant,
     listener: TcpListener,
-    router: axum::Router,
+    api: Api,
     store: Store,
     proxy: Proxy,
     vms: VmService,
@@ -179,12 +179,12 @@ impl Node {
             config: vm_config(settings),
         })
         .await?;
-        let router = api::router(ApiState::new(settings, wallet.provider_id(), vms.clone()));
-        Ok(Self { begun, listener, router, store, proxy, vms })
+        let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
+        Ok(Self { begun, listener, api, store, proxy, vms })
     }
 
     async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, router, store, proxy, vms } = self;
+        let Self { begun, listener, api, store, proxy, vms } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -199,7 +199,7 @@ impl Node {
             );
         }
         let server = Server { grace: shutdown::API, ..Server::default() };
-        server.serve(listener, router, stop.cancelled()).await;
+        server.serve(listener, api, stop.cancelled()).await;
         let stop_vms = settings.vms.stop_on_exit;
         tracing::info!(
             "ending; running machines {}",

@@ -4,18 +4,21 @@
 //! as a requestor speaks to it ([`Client`], [`Ssh`]), and looked at from outside, through `/proc` ([`processes`]), its
 //! files and its database ([`database`]). What a test starts ends with it, also when the test fails.
 //!
-//! The tests are in `tests/tests/`: `refusals.rs` needs no VM; those that are about the provider alone have their VMs on
-//! paper ([`Paper`]), with a [`StandIn`] for their SSH server; `vm_life.rs` boots a few real ones, and is one program so that no
-//! two programs boot at the same time. It needs the image that `cargo xtask image` builds.
+//! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
+//! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
+//! their SSH server. `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time;
+//! it needs the image that `cargo xtask image` builds.
 
 mod binary;
 mod client;
 pub mod database;
 mod images;
+pub mod mounts;
 pub mod paper;
 pub mod ports;
 pub mod processes;
 mod provider;
+pub mod schemathesis;
 mod ssh;
 mod stand_in;
 pub mod wait;

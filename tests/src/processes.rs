@@ -115,6 +115,15 @@ impl Process {
         Ok(value.split_whitespace().map(str::to_owned).collect())
     }
 
+    /// How much of the machine's memory it holds, in bytes.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let kib = self.status("VmRSS")?.into_iter().next().context("VmRSS is empty")?;
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
     /// Its environment, as far as it is set.
     ///
     /// # Errors

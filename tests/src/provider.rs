@@ -10,12 +10,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use golem_provider::faults::{self, FaultPoint};
 use reqwest::Method;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::{
-    Client, DEFAULT_IMAGE, Image, Paper, binary, images, paper,
+    Client, DEFAULT_IMAGE, Image, Paper, binary, images,
+    mounts::Mount,
+    paper,
     ports::{self, Block},
     processes, wait,
 };
@@ -24,11 +27,15 @@ use crate::{
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// What is promised to operators for SIGTERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// What was asked for comes to its armed point within this; a boot may lie between.
+const FAULT_DEADLINE: Duration = Duration::from_secs(180);
 /// How much of a log is shown with a failed test.
 const SHOWN_LOG_LINES: usize = 200;
 
 /// What a provider is started with; a directory of its own, free ports, development mode.
 pub struct Setup {
+    /// Gone before the directory that they are mounted in.
+    mounts: Vec<Mount>,
     directory: TempDir,
     ports: Block,
     settings: BTreeMap<String, String>,
@@ -53,6 +60,7 @@ impl Setup {
             .context("making a directory")?;
         let ports = ports::free_block()?;
         let setup = Setup {
+            mounts: Vec::new(),
             directory,
             settings: BTreeMap::new(),
             command: vec!["dev".to_owned()],
@@ -122,6 +130,13 @@ impl Setup {
             .with("DEFAULT_VM_IMAGE", paper::IMAGE))
     }
 
+    /// Keeps a file system for as long as there is a provider.
+    #[must_use]
+    pub fn with_mount(mut self, mount: Mount) -> Setup {
+        self.mounts.push(mount);
+        self
+    }
+
     /// Other arguments than `dev`.
     #[must_use]
     pub fn with_command(mut self, arguments: &[&str]) -> Setup {
@@ -164,6 +179,10 @@ impl Setup {
         })
     }
 
+    fn fault_points_file(&self) -> PathBuf {
+        self.directory.path().join("fault-points")
+    }
+
     /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
     fn process(&self) -> Result<Command> {
         let mut command = Command::new(binary::provider()?);
@@ -175,6 +194,7 @@ impl Setup {
         command
             .args(&self.command)
             .envs(&self.settings)
+            .env(faults::FILE_VARIABLE, self.fault_points_file())
             .env("HOME", self.directory.path())
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
@@ -233,6 +253,16 @@ impl Provider {
     /// Its QEMU processes.
     pub fn machines(&self) -> Vec<processes::Process> {
         processes::machines_in(self.setup.directory.path())
+    }
+
+    /// Lets machines on paper behave otherwise from the next start on.
+    ///
+    /// # Errors
+    /// When the plugin's configuration cannot be written.
+    pub fn set_paper(&self, paper: &Paper) -> Result<()> {
+        let file = self.setup.plugin_dir().join(format!("{}.toml", paper::NAME));
+        fs::write(&file, paper.configuration())
+            .with_context(|| format!("writing {}", file.display()))
     }
 
     /// The machines that its backend on paper keeps.
@@ -296,6 +326,58 @@ impl Provider {
             Ok(answer.ok().filter(|answer| answer.status == 200).map(drop))
         })
         .await
+    }
+
+    /// From now on it dies at the first of these points that it comes to, at the visit whose number is given, counted from
+    /// now.
+    ///
+    /// # Errors
+    /// When the points cannot be written down.
+    pub fn arm(&self, points: &[(FaultPoint, u32)]) -> Result<()> {
+        let file = self.setup.fault_points_file();
+        let lines: String =
+            points.iter().map(|(point, visit)| format!("{} {visit}\n", point.name())).collect();
+        let draft = file.with_extension("new");
+        fs::write(&draft, lines)
+            .and_then(|()| fs::rename(draft, file))
+            .context("arming fault points")
+    }
+
+    /// It dies at no point any more.
+    ///
+    /// # Errors
+    /// When the file that says so cannot be removed.
+    pub fn disarm(&self) -> Result<()> {
+        for file in [self.setup.fault_points_file(), self.died_file()] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context("disarming fault points");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it has died at a point that it was armed with, disarms it, and answers which one it was.
+    ///
+    /// # Errors
+    /// When it lives on, or ends in another way.
+    pub async fn death(&mut self) -> Result<FaultPoint> {
+        let pause = Duration::from_millis(5);
+        let status =
+            wait::until("the provider's death", FAULT_DEADLINE, pause, async || self.try_wait())
+                .await?;
+        self.process = None;
+        let name = fs::read_to_string(self.died_file())
+            .with_context(|| format!("the provider ended with {status} and at no fault point"))?;
+        self.disarm()?;
+        let point = FaultPoint::ALL.iter().find(|point| point.name() == name);
+        point.copied().with_context(|| format!("{name} is no fault point"))
+    }
+
+    fn died_file(&self) -> PathBuf {
+        self.setup.fault_points_file().with_extension("died")
     }
 
     /// Asks it to end, as an operator or a service manager does, and answers its exit code.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::packages;
 use crate::ui::{self, Step};
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 
 /// The name under which the image is in its catalog.
 pub const ALIAS: &str = "debian-12";
@@ -58,13 +58,7 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
 
 /// `${XDG_CACHE_HOME:-~/.cache}/golem-provider/images/debian-12`
 fn default_directory() -> Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => {
-            std::env::home_dir().context("neither XDG_CACHE_HOME nor HOME is set")?.join(".cache")
-        }
-    };
-    Ok(cache.join("golem-provider/images").join(ALIAS))
+    Ok(workspace::cache()?.join("images").join(ALIAS))
 }
 
 fn builder(workspace: &Workspace) -> PathBuf {

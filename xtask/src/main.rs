@@ -1,8 +1,8 @@
 //! What a checkout needs around the provider itself: setting a machine up, building the plugins
-//! and a disk image, running and testing.
+//! and a disk image, running, testing and measuring.
 //!
 //! Each sub-command lives in the module of its name and is written in terms of the ones before
-//! it: [`setup`] → [`plugins`] → [`image`] → [`run`], [`test`]. Below them are [`workspace`] (where
+//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
 //! things are), [`guest_toolchain`] (how plugins are compiled), [`provider_files`] (what is written
 //! into a provider's data directory), [`announce`] (what is printed once it is up), [`packages`]
 //! (what is needed from the distribution) and [`ui`] (progress).
@@ -11,6 +11,8 @@
 //! the finished binary.
 
 mod announce;
+mod api_checker;
+mod bench;
 mod guest_toolchain;
 mod image;
 mod packages;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Sets a machine up, builds plugins and images, runs and tests the provider.
+/// Sets a machine up, builds plugins and images, runs, tests and measures the provider.
 ///
 /// `make run` and `make test` call `run` and `test`, which include all the others. Everything can
 /// be repeated: what is done already is found and passed over.
@@ -44,6 +46,8 @@ enum Command {
     Image(image::Arguments),
     Run(run::Arguments),
     Test(test::Arguments),
+    ApiChecker(api_checker::Arguments),
+    Bench(bench::Arguments),
     #[command(hide = true)]
     Announce(announce::Arguments),
 }
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Command::Image(arguments) => image::main(&arguments),
         Command::Run(arguments) => run::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
+        Command::ApiChecker(arguments) => api_checker::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
         Command::Announce(arguments) => announce::main(&arguments),
     };
     match result {

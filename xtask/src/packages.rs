@@ -90,6 +90,17 @@ pub const IMAGE_BUILDER: &[Need] = &[
     program("gcc", "gcc", "build the image's first program"),
 ];
 
+/// What the tests use beyond what the provider uses.
+pub const TEST: &[Need] = &[program("valgrind", "valgrind", "count instructions")];
+
+/// What the benchmarks use beyond what the provider uses.
+pub const BENCH: &[Need] = &[
+    program("haproxy", "haproxy", "compare the proxy with it"),
+    program("ip", "iproute2", "give benchmarks a network of their own"),
+    program("unshare", "util-linux", "give benchmarks a network of their own"),
+    program("taskset", "util-linux", "give server and load a core each"),
+];
+
 /// Finds a program in `PATH` or where system programs are on every distribution.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -90,7 +90,11 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     Err(error).context("starting golem-provider")
 }
 
-fn build_provider(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the provider as it is shipped; gives its path.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_provider(workspace: &Workspace) -> Result<PathBuf> {
     let step =
         Step::start_loud("building the provider", "seconds; five to ten minutes the first time");
     ui::run_shown(

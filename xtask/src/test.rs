@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail};
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
 use crate::workspace::{Workspace, cargo};
-use crate::{image, plugins, setup};
+use crate::{api_checker, image, packages, plugins, setup};
 
 /// Where the end-to-end tests find the image that machines are made from.
 const CATALOG_VARIABLE: &str = "GOLEM_TEST_IMAGE_CATALOG";
+
+/// Where they find what holds the API against its document.
+const SCHEMATHESIS_VARIABLE: &str = "GOLEM_TEST_SCHEMATHESIS";
 
 /// Sets up, checks format and lints, runs every test
 ///
@@ -33,9 +36,15 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let workspace = Workspace::find()?;
     check_format(&workspace)?;
     let toolchain = setup::install(&workspace, true, &arguments.guest)?;
+    let missing = packages::missing(packages::TEST);
+    if let Err(error) = packages::install(&missing, &workspace.log("apt-test")) {
+        // The tests that need them say what they could not do, and fail where `CI` is set.
+        ui::note(format!("going on without: {error:#}"));
+    }
     plugins::build(&workspace, toolchain)?;
     lint(&workspace)?;
     let catalog = image::build(&workspace)?;
+    let schemathesis = api_checker::install(&workspace)?;
 
     let step =
         Step::start_loud("testing the whole workspace", "ten minutes; longer the first time");
@@ -44,6 +53,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(&arguments.cargo)
         .env(CATALOG_VARIABLE, catalog)
+        .env(SCHEMATHESIS_VARIABLE, schemathesis)
         .current_dir(&workspace.root);
     let (totals, passed) = run_tests(&mut command)?;
     if passed && totals.failed == 0 {

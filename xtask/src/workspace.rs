@@ -45,6 +45,12 @@ struct Package {
     manifest_path: PathBuf,
 }
 
+/// A directory of the checkout that `cargo xtask` was called in. Not what was compiled in: checkouts that share a build
+/// directory share this program too.
+fn checkout() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
 impl Workspace {
     /// Asks cargo.
     ///
@@ -53,7 +59,7 @@ impl Workspace {
     pub fn find() -> Result<Workspace> {
         let output = cargo()
             .args(["metadata", "--format-version", "1", "--no-deps"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(checkout())
             .output()
             .context("starting cargo metadata")?;
         if !output.status.success() {
@@ -95,6 +101,20 @@ impl Workspace {
     pub fn log(&self, name: &str) -> PathBuf {
         self.target.join("xtask-logs").join(format!("{name}.log"))
     }
+}
+
+/// Where things are kept that outlast a checkout: `${XDG_CACHE_HOME:-~/.cache}/golem-provider`.
+///
+/// # Errors
+/// When neither variable is set.
+pub fn cache() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
+        Some(cache) => PathBuf::from(cache),
+        None => {
+            std::env::home_dir().context("neither XDG_CACHE_HOME nor HOME is set")?.join(".cache")
+        }
+    };
+    Ok(cache.join("golem-provider"))
 }
 
 /// The cargo that runs this program, else the one in `PATH`.

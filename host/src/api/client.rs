@@ -4,25 +4,16 @@
 //! read, from the right, for the first address that is not such a proxy: everything left of that was written by the client
 //! itself and proves nothing.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use axum::http::{HeaderMap, HeaderName, Request};
+use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The other end of a request's connection; the server puts it among the request's extensions.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
-
-/// The client behind a request.
-pub fn address<B>(request: &Request<B>, trusted: &[IpNet]) -> IpAddr {
-    let peer =
-        request.extensions().get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0.ip());
-    behind(peer.to_canonical(), request.headers(), trusted)
-}
-
-fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+/// The client behind a request that came over a connection with `peer`.
+pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let peer = peer.to_canonical();
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(&peer) {
         return peer;
@@ -60,7 +51,7 @@ mod tests {
         for line in lines {
             headers.append(&FORWARDED_FOR, HeaderValue::from_static(line));
         }
-        behind(peer.parse().unwrap(), &headers, &trusted).to_string()
+        address(peer.parse().unwrap(), &headers, &trusted).to_string()
     }
 
     #[test]

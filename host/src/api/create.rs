@@ -2,74 +2,146 @@
 //!
 //! Three spellings of a size are in use. The first that is present counts, and has to be complete.
 
-use serde::Deserialize;
-use utoipa::ToSchema;
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, schema::Schema},
+};
 
 use super::{
     error::ApiError,
     fields::{self, Fields, Location, Problems},
+    openapi,
 };
-use crate::vms::{NewVm, Resources, SshPublicKey, VmName, model::SizeField};
+use crate::vms::{
+    NewVm, Resources, SshPublicKey, VmName,
+    model::{CPU_CORES, MAX_STORAGE_GB, MEMORY_GB, MIN_STORAGE_GB, SizeField},
+};
 
-/// What a client asks for. Read by [`read`]; this is its description.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = CreateVm, example = json!({"name": "my-webserver", "cpu_cores": 2, "memory_gb": 4, "storage_gb": 20}))]
-#[expect(
-    dead_code,
-    reason = "`read` tells all problems at once and in the API's words, which a derived reader cannot"
-)]
-pub struct CreateBody {
-    /// 3 to 64 lower-case letters, digits and single dashes; no dash at either end.
-    #[schema(min_length = 3, max_length = 64, pattern = "^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
-    name: String,
-    /// The size, as existing clients spell it.
-    resources: Option<SizeBody>,
-    /// The size, flat: cores (1, 2, 4, 8 or 16).
-    cpu_cores: Option<u32>,
-    /// GB of memory (1, 2, 4, 8, 16, 32 or 64).
-    memory_gb: Option<u32>,
-    /// GB of storage, at least 10.
-    storage_gb: Option<u32>,
-    /// The size by name: small 1/1/10, medium 2/4/20, large 4/8/40, xlarge 8/16/80. Small where no size is given.
-    size: Option<SizeName>,
-    /// An image the provider knows; its default where none is given.
-    image: Option<String>,
-    /// An OpenSSH public key that logs in as root. One can be added later.
-    ssh_key: Option<String>,
-    /// The payment stream, where the provider takes payments.
-    #[schema(minimum = 0)]
-    stream_id: Option<u64>,
+/// What a client asks for, read by [`read`].
+pub struct CreateBody;
+
+impl PartialSchema for CreateBody {
+    fn schema() -> RefOr<Schema> {
+        let storage = json!({"type": "integer", "minimum": MIN_STORAGE_GB, "maximum": MAX_STORAGE_GB, "description": "GB."});
+        let cores = json!({"type": "integer", "enum": CPU_CORES, "description": "Cores."});
+        let memory = json!({"type": "integer", "enum": MEMORY_GB, "description": "GB."});
+        let absent = || json!({"type": "null"});
+        let mut names = NAMED.map(|(name, _)| Value::from(name)).to_vec();
+        names.push(Value::Null);
+        openapi::schema(json!({
+            "description": "A machine to make. The first of the three ways to tell its size that is present counts.",
+            "example": {"name": "my-webserver", "cpu_cores": 2, "memory_gb": 4, "storage_gb": 20},
+            "allOf": [
+                {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {
+                            "type": "string", "minLength": 3, "maxLength": 64, "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$",
+                            "description": "Lower-case letters, digits and single dashes; no dash at either end.",
+                        },
+                        "image": {
+                            "type": ["string", "null"], "maxLength": MAX_IMAGE_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
+                            "description": "An image the provider knows; its default where none is given.",
+                        },
+                        "ssh_key": key_schema("An OpenSSH public key that logs in as root. One can be added later.", true),
+                        "stream_id": {
+                            "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX,
+                            "description": "The payment stream, where the provider takes payments.",
+                        },
+                    },
+                },
+                {
+                    "anyOf": [
+                        {
+                            "type": "object",
+                            "description": "The size as existing clients spell it.",
+                            "required": ["resources"],
+                            "properties": {"resources": {
+                                "type": "object",
+                                "required": NESTED,
+                                "properties": {"cpu": cores, "memory": memory, "storage": storage},
+                            }},
+                        },
+                        {
+                            "type": "object",
+                            "description": "The size, flat.",
+                            "required": FLAT,
+                            "properties": {"resources": absent(), "cpu_cores": cores, "memory_gb": memory, "storage_gb": storage},
+                        },
+                        {
+                            "type": "object",
+                            "description": "The size by name: small 1/1/10, medium 2/4/20, large 4/8/40, xlarge 8/16/80. Small where no size is given.",
+                            "properties": {
+                                "resources": absent(), "cpu_cores": absent(), "memory_gb": absent(), "storage_gb": absent(),
+                                "size": {"type": ["string", "null"], "enum": names},
+                            },
+                        },
+                    ],
+                },
+            ],
+        }))
+    }
 }
 
-/// The size of a VM.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = Size)]
-#[expect(dead_code, reason = "describes what `read` takes apart")]
-pub struct SizeBody {
-    /// Cores: 1, 2, 4, 8 or 16.
-    cpu: u32,
-    /// GB: 1, 2, 4, 8, 16, 32 or 64.
-    memory: u32,
-    /// GB, at least 10.
-    #[schema(minimum = 10)]
-    storage: u32,
+impl ToSchema for CreateBody {
+    fn name() -> Cow<'static, str> {
+        "CreateVm".into()
+    }
 }
 
-/// The sizes that have a name.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SizeName {
-    Small,
-    Medium,
-    Large,
-    Xlarge,
+/// A key to add, read by [`read_key`].
+pub struct KeyBody;
+
+impl PartialSchema for KeyBody {
+    fn schema() -> RefOr<Schema> {
+        let key = key_schema("An OpenSSH public key.", false);
+        openapi::schema(json!({
+            "description": "A key to add. One of `key` and `public_key` is needed; `key` counts where both are there.",
+            "allOf": [
+                {
+                    "type": "object",
+                    "properties": {"name": {"type": ["string", "null"], "description": "A label; nothing is done with it."}},
+                },
+                {
+                    "anyOf": [
+                        {"type": "object", "required": ["key"], "properties": {"key": key}},
+                        {
+                            "type": "object",
+                            "required": ["public_key"],
+                            "properties": {"key": {"type": "null"}, "public_key": key},
+                        },
+                    ],
+                },
+            ],
+        }))
+    }
+}
+
+impl ToSchema for KeyBody {
+    fn name() -> Cow<'static, str> {
+        "AddSshKey".into()
+    }
+}
+
+fn key_schema(description: &str, or_null: bool) -> Value {
+    let kind = if or_null { json!(["string", "null"]) } else { json!("string") };
+    json!({
+        "type": kind,
+        "format": "ssh-public-key",
+        "description": description,
+        "example": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio me",
+    })
 }
 
 /// Name, cores, GB of memory, GB of storage.
 const NAMED: [(&str, [u64; 3]); 4] =
     [("small", [1, 1, 10]), ("medium", [2, 4, 20]), ("large", [4, 8, 40]), ("xlarge", [8, 16, 80])];
 
-/// The longest image name that is looked at.
+/// The longest image name that is looked at, in characters.
 const MAX_IMAGE_LENGTH: usize = 256;
 
 /// # Errors
@@ -105,7 +177,7 @@ fn name(fields: &Fields<'_>, problems: &mut Problems) -> Option<VmName> {
 
 fn image(fields: &Fields<'_>, problems: &mut Problems) -> Option<String> {
     let image = fields.text("image", problems).filter(|image| !image.is_empty())?;
-    if image.len() > MAX_IMAGE_LENGTH || image.chars().any(char::is_control) {
+    if image.chars().count() > MAX_IMAGE_LENGTH || image.chars().any(char::is_control) {
         let msg = format!("image has to be a name of at most {MAX_IMAGE_LENGTH} characters");
         problems.add(fields.location("image"), "value_error", msg);
     }
@@ -224,7 +296,6 @@ pub fn read_key(body: &[u8]) -> Result<SshPublicKey, ApiError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
 
     use super::*;
 

@@ -122,6 +122,18 @@ impl ApiError {
         Self::new(status, code, detail)
     }
 
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// For people.
+    pub fn detail(&self) -> String {
+        match &self.detail {
+            Detail::Text(text) => text.clone(),
+            Detail::Problems(problems) => format!("{problems:?}"),
+        }
+    }
+
     #[cfg(test)]
     pub fn problems(&self) -> &[Problem] {
         match &self.detail {
@@ -190,21 +202,20 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives a failing response its body. Other responses stay as they are.
-pub fn render(response: Response, id: &RequestId) -> Response {
+/// Gives a failing response its body; other responses stay as they are. Where the provider is at fault, what it failed
+/// with comes back too, for the log.
+pub fn render(response: Response, id: &RequestId) -> (Response, Option<ApiError>) {
     if !response.status().is_client_error() && !response.status().is_server_error() {
-        return response;
+        return (response, None);
     }
     let (mut parts, _) = response.into_parts();
     let error =
         parts.extensions.remove::<ApiError>().unwrap_or_else(|| ApiError::of_status(parts.status));
-    if parts.status.is_server_error() {
-        tracing::warn!(status = parts.status.as_u16(), code = error.code, detail = ?error.detail, "a request failed");
-    }
     let body = ErrorBody { detail: &error.detail, code: error.code, request_id: id.as_str() };
     // Texts and lists of texts: writing them cannot fail.
     let body = serde_json::to_vec(&body).unwrap_or_default();
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     parts.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(parts, Body::from(body))
+    let failure = parts.status.is_server_error().then_some(error);
+    (Response::from_parts(parts, Body::from(body)), failure)
 }

@@ -4,7 +4,7 @@ use axum::{Json, Router, routing::get};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::PREFIX;
+use super::{PREFIX, versioned};
 
 const PATH: &str = "/health";
 
@@ -19,7 +19,7 @@ pub struct Health {
 }
 
 pub fn routes() -> Router {
-    Router::new().route(PATH, get(health))
+    Router::new().route(PATH, get(health)).route(&versioned(PATH), get(health))
 }
 
 /// Whether the provider answers

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     error::{ApiError, ErrorBody},
+    versioned,
     vms::AnyState,
 };
 use crate::vms::Job;
@@ -51,13 +52,13 @@ impl<'a> JobBody<'a> {
 }
 
 pub fn routes() -> Router<AnyState> {
-    Router::new().route("/vms/jobs/{job_id}", get(job))
+    Router::new().route(&versioned("/vms/jobs/{job_id}"), get(job))
 }
 
 /// How far a VM has come
 #[utoipa::path(get, path = "/vms/jobs/{job_id}", context_path = "/api/v1", tag = "vms",
     params(("job_id" = String, Path, description = "What `POST /vms?async=true` answered")),
-    responses((status = 200, body = JobBody), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = JobBody), (status = 404, body = ErrorBody)))]
 pub async fn job(
     State(state): State<AnyState>,
     id: Result<Path<String>, PathRejection>,

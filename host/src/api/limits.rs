@@ -29,6 +29,13 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The longest path with its query, in bytes.
+const MAX_TARGET: usize = 8 * 1024;
+
+/// The longest headers of a request in all, in bytes. The server itself reads a little more ([`super::Server`]), so that
+/// this refusal can be told in the API's own form.
+const MAX_HEADERS: usize = 32 * 1024;
+
 /// After so many requests, addresses that have not asked for a while are forgotten.
 const SWEEP_EVERY: u32 = 8192;
 
@@ -80,6 +87,31 @@ fn subscriber(client: IpAddr) -> IpAddr {
         IpAddr::V4(_) => client,
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
     }
+}
+
+/// Whether a request's head is of a size that clients need.
+///
+/// # Errors
+/// 414 and 431.
+pub fn check_head(request: &Request) -> Result<(), ApiError> {
+    let uri = request.uri();
+    let target = uri.path().len() + uri.query().map_or(0, str::len);
+    if target > MAX_TARGET {
+        return Err(ApiError::new(
+            StatusCode::URI_TOO_LONG,
+            "uri_too_long",
+            format!("the request's address is longer than {} KiB", MAX_TARGET / 1024),
+        ));
+    }
+    let sizes = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    if sizes.sum::<usize>() > MAX_HEADERS {
+        return Err(ApiError::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers_too_large",
+            format!("the request's headers are longer than {} KiB in all", MAX_HEADERS / 1024),
+        ));
+    }
+    Ok(())
 }
 
 /// A request's body, whatever its content type says, within the limits.

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! server   connections: how many, how slow      ┐
-//! edge     every request: id, client, limit,    ├ once, for all resources
+//! pages    browsers: calls from other origins   ├ once, for all resources
+//! edge     every request: id, client, limit,    │
 //!          log line, panics, form of errors     ┘
 //! vms jobs provider summary health payments openapi     one file per resource, handlers beside their routes
-//! create fields limits client request_id error          what they share
+//! create fields limits client request_id error written  what they share
 //! ```
 //!
 //! Handlers read as the happy path: they turn a request into values of the domain, call [`VmService`], and turn the answer
@@ -23,6 +24,7 @@ mod health;
 mod jobs;
 mod limits;
 mod openapi;
+mod pages;
 mod payments;
 mod provider;
 mod request_id;
@@ -31,19 +33,19 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod vms;
+mod written;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use axum::Router;
+use axum::{Router, extract::Request, response::Response};
 
 use crate::{
     settings::{ApiSettings, Environment, PricingSettings, Settings},
     vms::VmService,
 };
 
-pub use client::Peer;
 pub use provider::ProviderInfo;
-pub use server::Server;
+pub use server::{Answer, Server};
 
 /// The current version of the API, as a path.
 pub const PREFIX: &str = "/api/v1";
@@ -56,6 +58,7 @@ pub struct ApiState {
     pub environment: Environment,
     pub pricing: PricingSettings,
     pub settings: ApiSettings,
+    written: Arc<written::WrittenVms>,
 }
 
 impl ApiState {
@@ -67,28 +70,42 @@ impl ApiState {
             environment: settings.environment,
             pricing: settings.pricing,
             settings: settings.api.clone(),
+            written: Arc::default(),
         }
     }
 }
 
+/// Answers requests.
+#[derive(Clone)]
+pub struct Api(Arc<edge::Edge>);
+
+impl Api {
+    pub fn new(state: ApiState) -> Self {
+        let settings = state.settings.clone();
+        Self(Arc::new(edge::Edge::new(&settings, routes(state))))
+    }
+}
+
+impl Answer for Api {
+    async fn answer(&self, peer: SocketAddr, request: Request) -> Response {
+        self.0.answer(peer, request).await
+    }
+}
+
 /// Everything that is answered.
-pub fn router(state: ApiState) -> Router {
-    let info = provider::answer(&state.info);
-    let document = openapi::answer();
-    let edge = edge::Edge::new(&state.settings);
-    let cors = edge::cors(&state.settings.cors_origins);
-    let resources = Router::new()
+fn routes(state: ApiState) -> Router {
+    Router::new()
+        .merge(provider::answer(&state.info))
         .merge(vms::routes())
         .merge(jobs::routes())
         .merge(payments::routes())
         .merge(summary::routes())
         .with_state(Arc::new(state))
-        .merge(info)
         .merge(health::routes())
-        .merge(document.clone());
-    Router::new()
-        .nest(PREFIX, resources)
-        .merge(health::routes())
-        .merge(document)
-        .layer((cors, axum::middleware::from_fn_with_state(Arc::new(edge), edge::pass)))
+        .merge(openapi::answer())
+}
+
+/// A path with the version before it. Routes are given whole paths: nesting would cost each request a copy of its own.
+fn versioned(path: &str) -> String {
+    format!("{PREFIX}{path}")
 }

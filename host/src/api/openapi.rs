@@ -1,9 +1,15 @@
 //! `GET /openapi.json`: what this API takes and answers, made from what stands beside each handler.
 
 use axum::{Router, body::Bytes, http::header, response::IntoResponse, routing::get};
-use utoipa::OpenApi;
+use serde_json::{Value, json};
+use utoipa::{
+    OpenApi,
+    openapi::{RefOr, schema::Schema},
+};
 
-use super::{health, jobs, payments, provider, summary, vms};
+use super::{health, jobs, payments, provider, summary, versioned, vms};
+
+const PATH: &str = "/openapi.json";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,21 +33,102 @@ use super::{health, jobs, payments, provider, summary, vms};
         provider::info,
         summary::summary,
         health::health,
+        described,
     )
 )]
 struct Document;
 
+/// What any request can be answered with, whatever it asks for: status, description.
+const OF_ANY_REQUEST: [(&str, &str); 4] = [
+    ("414", "The request's address is too long"),
+    (
+        "429",
+        "Too many requests from this address; `Retry-After` tells when the next one is welcome",
+    ),
+    ("431", "The request's headers are too long"),
+    ("500", "The provider made a mistake"),
+];
+
 /// The document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+fn document() -> Value {
+    // Texts at compile time; a test reads them back.
+    let mut document = serde_json::to_value(Document::openapi()).unwrap_or_default();
+    document["components"]["headers"] = json!({
+        "RequestId": {
+            "description": "The request's id: the client's own `X-Request-Id` where that is letters, digits, `.`, `_` and `-`, at most 64 of them; else a new one.",
+            "required": true,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+        },
+        "RetryAfter": {
+            "description": "After how many seconds the next request is welcome.",
+            "required": true,
+            "schema": {"type": "integer", "minimum": 1},
+        },
+        "Location": {
+            "description": "Where to look next: at the VM, or at the job that makes it.",
+            "required": true,
+            "schema": {"type": "string", "format": "uri-reference"},
+        },
+    });
+    for (status, description) in OF_ANY_REQUEST {
+        document["components"]["responses"][status] = json!({
+            "description": description,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        });
+        add_headers(&mut document["components"]["responses"][status], status);
+    }
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.flat_map(|(path, operations)| {
+        operations
+            .as_object_mut()
+            .into_iter()
+            .flatten()
+            .map(|operation| (path.clone(), operation.1))
+    });
+    for (path, operation) in operations {
+        let Some(responses) = operation["responses"].as_object_mut() else { continue };
+        responses.iter_mut().for_each(|(status, response)| add_headers(response, status));
+        for (status, _) in OF_ANY_REQUEST {
+            if status == "429" && health::is_health(&path) {
+                continue;
+            }
+            let reference = json!({"$ref": format!("#/components/responses/{status}")});
+            responses.insert(status.to_owned(), reference);
+        }
+    }
+    document
 }
+
+fn add_headers(response: &mut Value, status: &str) {
+    let header = |name: &str| json!({"$ref": format!("#/components/headers/{name}")});
+    response["headers"]["X-Request-Id"] = header("RequestId");
+    if status == "429" {
+        response["headers"]["Retry-After"] = header("RetryAfter");
+    }
+    // The two ways in which a VM is made.
+    let makes = response.pointer("/content/application~1json/schema/$ref").is_some_and(|schema| {
+        status == "201" || (status == "202" && schema == "#/components/schemas/Accepted")
+    });
+    if makes {
+        response["headers"]["Location"] = header("Location");
+    }
+}
+
+/// A schema that a derived one could not be exact enough for.
+pub fn schema(schema: Value) -> RefOr<Schema> {
+    // Written in this program, and read back by a test.
+    serde_json::from_value(schema).unwrap_or_default()
+}
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "provider", responses((status = 200, body = Object)))]
+#[expect(dead_code, reason = "describes the route that `answer` makes")]
+fn described() {}
 
 /// The route with its one answer.
 pub fn answer() -> Router {
-    // Made of texts at compile time; a test reads it back.
-    let body = Bytes::from(serde_json::to_vec(&document()).unwrap_or_default());
-    Router::new().route(
-        "/openapi.json",
-        get(async move || ([(header::CONTENT_TYPE, "application/json")], body).into_response()),
-    )
+    let body = Bytes::from(document().to_string());
+    let answer =
+        get(async move || ([(header::CONTENT_TYPE, "application/json")], body).into_response());
+    Router::new().route(PATH, answer.clone()).route(&versioned(PATH), answer)
 }

@@ -2,17 +2,17 @@
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 
-use super::{error::ApiError, vms::AnyState};
+use super::{error::ApiError, versioned, vms::AnyState};
 
 pub fn routes() -> Router<AnyState> {
-    Router::new().route("/payments/streams", get(streams))
+    Router::new().route(&versioned("/payments/streams"), get(streams))
 }
 
 /// All payment streams
 ///
 /// An empty list: this provider takes no payments.
 #[utoipa::path(get, path = "/payments/streams", context_path = "/api/v1", tag = "payments",
-    responses((status = 200, body = Vec<Object>), (status = 429, body = super::error::ErrorBody)))]
+    responses((status = 200, body = Vec<Object>)))]
 pub async fn streams() -> Json<[(); 0]> {
     Json([])
 }
@@ -22,7 +22,7 @@ pub async fn streams() -> Json<[(); 0]> {
 /// Refused: this provider takes no payments.
 #[utoipa::path(get, path = "/vms/{id}/stream", context_path = "/api/v1", tag = "payments",
     params(("id" = String, Path, description = "Name or instance id")),
-    responses((status = 400, body = super::error::ErrorBody), (status = 429, body = super::error::ErrorBody)))]
+    responses((status = 400, body = super::error::ErrorBody)))]
 pub async fn stream() -> ApiError {
     ApiError::new(
         StatusCode::BAD_REQUEST,

@@ -6,6 +6,7 @@ use axum::{Router, body::Bytes, http::header, response::IntoResponse, routing::g
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::versioned;
 use crate::settings::{IdentitySettings, keys::NO_ADDRESS};
 
 /// Who this provider is and where it is paid.
@@ -56,11 +57,11 @@ fn platform() -> &'static str {
 }
 
 /// The route with its one answer.
-pub fn answer(info: &ProviderInfo) -> Router {
+pub fn answer<S: Clone + Send + Sync + 'static>(info: &ProviderInfo) -> Router<S> {
     // Texts and nothing else: writing them cannot fail.
     let body = Bytes::from(serde_json::to_vec(info).unwrap_or_default());
     Router::new().route(
-        "/provider/info",
+        &versioned("/provider/info"),
         get(async move || ([(header::CONTENT_TYPE, "application/json")], body).into_response()),
     )
 }

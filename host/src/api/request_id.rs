@@ -39,8 +39,8 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
-    pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+    pub fn into_header(self) -> HeaderValue {
+        self.0
     }
 }
 
@@ -71,6 +71,6 @@ mod tests {
     fn ids_that_are_made_differ() {
         let headers = HeaderMap::new();
         assert_ne!(RequestId::of(&headers), RequestId::of(&headers));
-        assert!(is_sane(&RequestId::of(&headers).header()));
+        assert!(is_sane(&RequestId::of(&headers).into_header()));
     }
 }

@@ -1,33 +1,48 @@
 //! Connections: takes them, bounds how many there are and how slow they may be, and ends them in order.
 //!
-//! A connection that sends no whole request head within [`Server::head_timeout`] is closed, be it new or idle, so silent
-//! clients cannot hold the provider; past [`Server::max_connections`] further ones wait in the kernel's queue instead of
-//! being refused. Bodies have their own deadline where they are read (`limits`).
+//! A client has [`Server::patience`] for its next step: for its first whole request head, and after each answer for
+//! taking it and sending the next head. Whoever needs longer, be it silent, slow or not reading, is let go, so none of them
+//! can hold the provider; past [`Server::max_connections`] further connections wait in the kernel's queue instead of
+//! being refused. Bodies have their own deadline where they are read (`limits`). A connection that has not said anything
+//! yet holds no buffers.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
-
-use axum::{Router, body::Body};
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+
+use axum::{body::Body, extract::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
-use super::client::Peer;
+/// What is asked through connections.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// The answer to a request that came over a connection with `peer`.
+    fn answer(&self, peer: SocketAddr, request: Request) -> impl Future<Output = Response> + Send;
+}
 
 /// How connections are served.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// At the same time.
     pub max_connections: usize,
-    /// How long a connection may go without a whole request head, also between two requests.
-    pub head_timeout: Duration,
+    /// How long a connection may take for the head of its first request, and from one answer to the next head.
+    pub patience: Duration,
     /// How long requests under way may go on once the server has been told to end.
     pub grace: Duration,
 }
@@ -36,17 +51,23 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             max_connections: 10_240,
-            head_timeout: Duration::from_secs(30),
+            patience: Duration::from_secs(30),
             grace: Duration::from_secs(5),
         }
     }
 }
 
-/// The longest request head, in bytes; hyper answers 431 beyond it.
+/// The longest request head that is read at all, in bytes; hyper answers 431 beyond it. `limits` refuses shorter ones,
+/// with an explanation.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// After accepting failed, as it does when descriptors run out, until the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may go on sending after its connection's last answer, in bytes, and for how long. Closing at once would
+/// make the kernel take back an answer that the client has not read yet.
+const LINGER_BYTES: u64 = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Server {
     /// Serves until `shutdown` resolves, then lets requests under way end within the grace time. When it returns, every
@@ -54,47 +75,37 @@ impl Server {
     pub async fn serve(
         self,
         listener: TcpListener,
-        router: Router,
+        answer: impl Answer,
         shutdown: impl Future<Output = ()>,
     ) {
         let room = Arc::new(Semaphore::new(self.max_connections));
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(self.head_timeout).max_buf_size(MAX_HEAD);
-        let graceful = GracefulShutdown::new();
-        let cut = CancellationToken::new();
-        let _cut_when_dropped = cut.clone().drop_guard();
-        tokio::pin!(shutdown);
+        // The deadline for heads is kept here: hyper's own costs each request a timer.
+        http.header_read_timeout(None).max_buf_size(MAX_HEAD);
+        let closing = CancellationToken::new();
+        // Ends with this function, also when that is dropped.
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
         loop {
             let (stream, peer, permit) = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
+                Some(_ended) = connections.join_next() => continue,
                 accepted = accept(&listener, &room) => accepted,
             };
-            let router = router.clone();
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(Peer(peer));
-                router.clone().call(request.map(Body::new))
-            });
-            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-            let cut = cut.clone();
-            tokio::spawn(async move {
-                let _permit = permit;
-                tokio::select! {
-                    ended = connection => if let Err(error) = ended {
-                        tracing::debug!(%peer, %error, "a connection ended early");
-                    },
-                    () = cut.cancelled() => {}
-                }
+            let (http, answer, closing) = (http.clone(), answer.clone(), closing.child_token());
+            connections.spawn(async move {
+                hold(&http, stream, peer, &answer, self.patience, closing).await;
+                drop(permit);
             });
         }
         drop(listener);
-        if tokio::time::timeout(self.grace, graceful.shutdown()).await.is_err() {
+        closing.cancel();
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.grace, all_ended).await.is_err() {
             tracing::warn!(grace = ?self.grace, "requests were still under way at the end and were cut off");
+            connections.shutdown().await;
         }
-        cut.cancel();
-        // Every connection gives its place back when it ends; together they are all places there are.
-        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let _ended = tokio::time::timeout(Duration::from_secs(1), room.acquire_many(all)).await;
     }
 }
 
@@ -120,18 +131,125 @@ async fn accept(
     }
 }
 
+/// Serves one connection to its end.
+async fn hold(
+    http: &http1::Builder,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    answer: &impl Answer,
+    patience: Duration,
+    closing: CancellationToken,
+) {
+    let turn = Turn::of_client();
+    let mut alarm = pin!(tokio::time::sleep(patience));
+    let mut closed = pin!(closing.cancelled());
+    // Merely waiting for the socket to be readable would end at once: a new one counts as readable until it was asked.
+    let mut byte = [0];
+    tokio::select! {
+        first = stream.peek(&mut byte) => if !matches!(first, Ok(1..)) { return },
+        () = &mut alarm => return,
+        () = &mut closed => return,
+    }
+    let ended = {
+        let service = service_fn(|request: Request<Incoming>| {
+            turn.takes_provider();
+            let answered = answer.answer(peer, request.map(Body::new));
+            let turn = &turn;
+            async move {
+                let response = answered.await;
+                turn.takes_client();
+                Ok::<_, Infallible>(response)
+            }
+        });
+        // On the heap, so that connections that have not said anything yet stay small.
+        let mut connection = Box::pin(http.serve_connection(TokioIo::new(&mut stream), service));
+        let mut is_closing = false;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut connection => break ended,
+                () = &mut alarm => match turn.deadline(patience) {
+                    Some(deadline) if deadline <= Instant::now() => {
+                        tracing::debug!(%peer, "a client took too long and was let go");
+                        return;
+                    }
+                    deadline => {
+                        alarm.as_mut().reset(deadline.unwrap_or_else(|| Instant::now() + patience));
+                    }
+                },
+                () = &mut closed, if !is_closing => {
+                    is_closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection ended early");
+    }
+    let _ = tokio::time::timeout(LINGER, linger(&mut stream)).await;
+}
+
+/// Waits until the client has closed too.
+async fn linger(stream: &mut TcpStream) -> std::io::Result<()> {
+    // Most have.
+    if matches!(stream.try_read(&mut [0]), Ok(0)) {
+        return Ok(());
+    }
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await.map(drop)
+}
+
+/// Whose turn it is on a connection, and since when it is the client's.
+///
+/// The alarm of a connection is set once in a while and then looks here, since setting one for each request would cost
+/// more than the time it is looked at.
+struct Turn {
+    begun: Instant,
+    /// In milliseconds after `begun`, or [`Turn::PROVIDER`].
+    client_since: AtomicU64,
+}
+
+impl Turn {
+    const PROVIDER: u64 = u64::MAX;
+
+    fn of_client() -> Self {
+        Self { begun: Instant::now(), client_since: AtomicU64::new(0) }
+    }
+
+    fn takes_provider(&self) {
+        self.client_since.store(Self::PROVIDER, Ordering::Relaxed);
+    }
+
+    fn takes_client(&self) {
+        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(Self::PROVIDER);
+        self.client_since.store(since, Ordering::Relaxed);
+    }
+
+    /// When the client will have taken too long, if it is its turn.
+    fn deadline(&self, patience: Duration) -> Option<Instant> {
+        let since = self.client_since.load(Ordering::Relaxed);
+        (since != Self::PROVIDER).then(|| self.begun + Duration::from_millis(since) + patience)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use axum::routing::get;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        sync::oneshot,
-        task::JoinHandle,
-    };
+    use axum::{Router, routing::get};
+    use tokio::{sync::oneshot, task::JoinHandle};
+    use tower::ServiceExt;
 
     use super::*;
+
+    #[derive(Clone)]
+    struct Routes(Router);
+
+    impl Answer for Routes {
+        async fn answer(&self, _: SocketAddr, request: Request) -> Response {
+            let Ok(response) = self.0.clone().oneshot(request).await;
+            response
+        }
+    }
 
     /// A server on loopback; it ends with the test, also with one that fails.
     struct Running {
@@ -145,7 +263,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let (end, ended) = oneshot::channel::<()>();
-            let task = tokio::spawn(server.serve(listener, router, async move {
+            let task = tokio::spawn(server.serve(listener, Routes(router), async move {
                 let _ = ended.await;
             }));
             Self { address, end: Some(end), task }
@@ -204,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_request_is_let_go() {
-        let server = Server { head_timeout: Duration::from_millis(100), ..Server::default() };
+        let server = Server { patience: Duration::from_millis(100), ..Server::default() };
         let running = Running::start(server, hello()).await;
         let mut silent = running.connect().await;
         let mut slow = running.connect().await;
@@ -215,6 +333,30 @@ mod tests {
         assert!(read_to_end(&mut silent).await.is_empty());
         assert!(!read_to_end(&mut slow).await.starts_with(b"HTTP/1.1 200"));
         assert!(read_to_end(&mut used).await.ends_with(b"hello"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answers_is_let_go_and_one_that_waits_for_its_answer_is_not()
+     {
+        let router = hello().route(
+            "/slow",
+            get(async || {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                vec![0; 16 * 1024 * 1024]
+            }),
+        );
+        let server = Server { patience: Duration::from_millis(200), ..Server::default() };
+        let mut running = Running::start(server, router).await;
+        let mut greedy = running.connect().await;
+        greedy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // The first part of the answer comes, after more than the server's patience for clients.
+        let mut first = [0; 12];
+        greedy.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let read = read_to_end(&mut greedy).await;
+        assert!(read.len() < 16 * 1024 * 1024, "it was served to the end");
+        running.end().await;
     }
 
     #[tokio::test]
@@ -236,18 +378,13 @@ mod tests {
         let mut stream = running.connect().await;
         stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         let line = format!("x-header: {}\r\n", "a".repeat(1000));
-        // It may be refused while it is still being sent.
         for _ in 0..200 {
             if stream.write_all(line.as_bytes()).await.is_err() {
                 break;
             }
         }
         let answer = read_to_end(&mut stream).await;
-        assert!(
-            answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"),
-            "{}",
-            String::from_utf8_lossy(&answer)
-        );
+        assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
         assert!(running.ask().await.ends_with("hello"));
     }
 

@@ -10,8 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    ApiState,
-    error::ErrorBody,
+    ApiState, versioned,
     vms::{AnyState, VmBody},
 };
 use crate::{
@@ -90,12 +89,12 @@ impl From<PricingSettings> for Pricing {
 }
 
 pub fn routes() -> Router<AnyState> {
-    Router::new().route("/summary", get(summary))
+    Router::new().route(&versioned("/summary"), get(summary))
 }
 
 /// All that a dashboard shows
 #[utoipa::path(get, path = "/summary", context_path = "/api/v1", tag = "provider",
-    responses((status = 200, body = Summary), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Summary)))]
 pub async fn summary(State(state): State<AnyState>) -> Response {
     let ApiState { vms, environment, pricing, .. } = state.as_ref();
     let list = vms.list();

@@ -14,7 +14,11 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde_json::json;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{RefOr, schema::Schema},
+};
 use uuid::Uuid;
 
 use super::{
@@ -22,7 +26,7 @@ use super::{
     create::{self, CreateBody},
     error::{ApiError, ErrorBody, Problem, ValidationBody},
     limits::Body,
-    payments,
+    openapi, payments, versioned,
 };
 use crate::vms::{Phase, Resources, Vm};
 
@@ -154,21 +158,16 @@ pub struct KeyAdded<'a> {
     status: &'static str,
 }
 
-/// A key to add. One of `key` and `public_key` is needed.
-#[derive(ToSchema)]
-#[schema(as = AddSshKey)]
-#[expect(dead_code, reason = "describes what `create::read_key` reads")]
-pub struct KeyBody {
-    /// An OpenSSH public key.
-    #[schema(
-        example = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio me"
-    )]
-    key: Option<String>,
-    /// The same under another name.
-    public_key: Option<String>,
-    /// A label; nothing is done with it.
-    name: Option<String>,
+/// Nothing to tell.
+pub struct Null;
+
+impl PartialSchema for Null {
+    fn schema() -> RefOr<Schema> {
+        openapi::schema(json!({"type": "null"}))
+    }
 }
+
+impl ToSchema for Null {}
 
 /// The VM that a path names.
 ///
@@ -203,12 +202,12 @@ pub fn routes() -> Router<AnyState> {
         ("stream", get(payments::stream)),
     ];
     let routes = Router::new()
-        .route("/vms", get(list).post(create))
-        .route("/vms/{id}", get(one).delete(delete));
+        .route(&versioned("/vms"), get(list).post(create))
+        .route(&versioned("/vms/{id}"), get(one).delete(delete));
     of_vm.into_iter().fold(routes, |routes, (name, methods)| {
         routes
-            .route(&format!("/vms/{{id}}/{name}"), methods.clone())
-            .route(&format!("/vms/jobs/{name}"), methods)
+            .route(&versioned(&format!("/vms/{{id}}/{name}")), methods.clone())
+            .route(&versioned(&format!("/vms/jobs/{name}")), methods)
     })
 }
 
@@ -236,7 +235,6 @@ pub struct CreateQuery {
         (status = 409, description = "The name is in use, or there is no room", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 422, description = "The request is wrong", body = ValidationBody),
-        (status = 429, description = "Too many requests", body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
         (status = 503, description = "No backend, or one that cannot work now", body = ErrorBody),
@@ -277,7 +275,7 @@ fn at_once(query: Result<Query<CreateQuery>, QueryRejection>) -> Result<bool, Ap
 
 /// All VMs, the oldest first
 #[utoipa::path(get, path = "/vms", context_path = "/api/v1", tag = "vms",
-    responses((status = 200, body = Vec<VmBody>), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Vec<VmBody>)))]
 pub async fn list(State(state): State<AnyState>) -> Response {
     let vms = state.vms.list();
     Json(vms.iter().map(|vm| VmBody::of(vm)).collect::<Vec<_>>()).into_response()
@@ -286,9 +284,10 @@ pub async fn list(State(state): State<AnyState>) -> Response {
 /// A VM
 #[utoipa::path(get, path = "/vms/{id}", context_path = "/api/v1", tag = "vms",
     params(("id" = String, Path, description = "Name or instance id")),
-    responses((status = 200, body = VmBody), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = VmBody), (status = 404, body = ErrorBody)))]
 pub async fn one(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
-    Ok(VmBody::answer(&*state.vms.get(&id)?).into_response())
+    let vm = state.written.json(&state.vms.get(&id)?);
+    Ok(([(header::CONTENT_TYPE, "application/json")], vm).into_response())
 }
 
 /// How to log in to a VM
@@ -299,7 +298,6 @@ pub async fn one(State(state): State<AnyState>, VmId(id): VmId) -> Result<Respon
         (status = 202, description = "It is being made", body = Access),
         (status = 404, body = ErrorBody),
         (status = 409, description = "It could not be made", body = ErrorBody),
-        (status = 429, body = ErrorBody),
     ))]
 pub async fn access(
     State(state): State<AnyState>,
@@ -352,7 +350,6 @@ fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
         (status = 400, description = "A backend that refuses", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way, or the VM cannot be stopped", body = ErrorBody),
-        (status = 429, body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
@@ -372,7 +369,6 @@ pub async fn stop(State(state): State<AnyState>, VmId(id): VmId) -> Result<Respo
         (status = 400, description = "A backend that refuses", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way, or the VM cannot be started", body = ErrorBody),
-        (status = 429, body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
@@ -384,7 +380,7 @@ pub async fn start(State(state): State<AnyState>, VmId(id): VmId) -> Result<Resp
 
 /// Let one more key log in as root
 #[utoipa::path(post, path = "/vms/{id}/ssh-keys", context_path = "/api/v1", tag = "vms",
-    params(("id" = String, Path, description = "Name or instance id")), request_body = KeyBody,
+    params(("id" = String, Path, description = "Name or instance id")), request_body = create::KeyBody,
     responses(
         (status = 200, body = KeyAdded),
         (status = 400, description = "A backend that refuses", body = ErrorBody),
@@ -393,7 +389,6 @@ pub async fn start(State(state): State<AnyState>, VmId(id): VmId) -> Result<Resp
         (status = 409, description = "The VM does not run, or another change is under way", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 422, description = "The request is wrong", body = ValidationBody),
-        (status = 429, body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
@@ -415,11 +410,10 @@ pub async fn add_key(
 #[utoipa::path(delete, path = "/vms/{id}", context_path = "/api/v1", tag = "vms",
     params(("id" = String, Path, description = "Name or instance id")),
     responses(
-        (status = 200, description = "It is gone; the body is `null`"),
+        (status = 200, description = "It is gone", body = Null),
         (status = 400, description = "A backend that refuses", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way", body = ErrorBody),
-        (status = 429, body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
         (status = 503, description = "The backend cannot work now", body = ErrorBody),

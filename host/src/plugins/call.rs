@@ -14,7 +14,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::Error,
-    imports::{Services, http::Downloads, log::PluginLog, progress::ReportBudget},
+    imports::{self, Services, http::Downloads, log::PluginLog, progress::ReportBudget},
     limits,
     manifest::{Grants, Refused},
     vm_backend::ProgressSink,
@@ -40,12 +40,14 @@ pub(super) struct PluginDirectory {
 }
 
 impl PluginDirectory {
-    /// Makes the directory, for this user alone, and opens it.
+    /// Makes the directory, for this user alone, and opens it. Clears away what was half written when the provider died, so
+    /// nothing may be writing there yet.
     pub fn open(path: &Path) -> std::io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let path = path.canonicalize()?;
         let handle = Dir::open_ambient_dir(&path, cap_std::ambient_authority())?;
+        imports::files::remove_partial_files(&handle)?;
         Ok(Self { path, handle: Arc::new(handle) })
     }
 }

@@ -31,6 +31,8 @@ pub use jobs::JobRecord;
 pub use plugin_state::PluginState;
 pub use vms::VmRecord;
 
+use crate::faults::{self, FaultPoint};
+
 /// The database. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Store {
@@ -94,6 +96,7 @@ impl Store {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let value = work(&transaction)?;
+            faults::reached(FaultPoint::StoreUncommitted);
             transaction.commit()?;
             Ok(value)
         })

@@ -12,6 +12,7 @@ use super::{
     service::Inner,
 };
 use crate::{
+    faults::{self, FaultPoint},
     proxy::OpenError,
     resources::Amounts,
     store::{JobRecord, VmRecord},
@@ -41,6 +42,7 @@ impl Inner {
         let shortage = self.resources.admit(held, Amounts::from(new.resources)).await;
         shortage.map_err(|shortage| VmError::Insufficient { message: shortage.to_string() })?;
         let port = self.open_free_port(ports_in_use).await?;
+        faults::reached(FaultPoint::AdmitPortOpen);
 
         let now = model::now();
         let vm = Vm {
@@ -74,6 +76,7 @@ impl Inner {
                 return Err(error.into());
             }
         };
+        faults::reached(FaultPoint::AdmitWritten);
         let vm = Arc::new(record.vm.clone());
         tracing::info!(
             vm.id = vm.id,

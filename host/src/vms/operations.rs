@@ -15,6 +15,7 @@ use super::{
     service::{Inner, is_not_found},
 };
 use crate::{
+    faults::{self, FaultPoint},
     plugins::vm_backend::{
         BackendError, BackendErrorKind, Instance, InstanceSpec, PowerState, ProgressSink,
     },
@@ -61,16 +62,21 @@ impl Inner {
         };
         match made {
             Ok(instance) => {
+                faults::reached(FaultPoint::CreateReady);
                 let job = self.end_job(&vm.id, JobStatus::Ready, None);
-                self.commit(slot, job, |vm| {
-                    vm.phase = Phase::Running;
-                    vm.ip_address = instance.ip_address;
-                    vm.error_message = None;
-                })
-                .await
+                let running = self
+                    .commit(slot, job, |vm| {
+                        vm.phase = Phase::Running;
+                        vm.ip_address = instance.ip_address;
+                        vm.error_message = None;
+                    })
+                    .await?;
+                faults::reached(FaultPoint::CreateWritten);
+                Ok(running)
             }
             Err(source) => {
                 self.fail_create(slot, source.to_string()).await?;
+                faults::reached(FaultPoint::UndoFailed);
                 // Nobody waits for the result of clearing up: it is repeated until it succeeds.
                 if slot.becomes(Operation::Undo) {
                     let _ = self.undo_create(slot).await;
@@ -96,12 +102,14 @@ impl Inner {
             ssh_authorized_keys: slot.ssh_key().into_iter().collect(),
         };
         self.boot(slot, vm, backend, |progress| async {
-            within(
+            let made = within(
                 self.config.deadlines.create,
                 "making the machine",
                 backend.calls.create(&spec, progress),
             )
-            .await
+            .await;
+            faults::reached(FaultPoint::CreateMade);
+            made
         })
         .await
     }
@@ -155,12 +163,17 @@ impl Inner {
         }
         let backend = self.backends.named(&vm.backend)?;
         self.delete_from(backend, &vm).await?;
+        faults::reached(FaultPoint::UndoCleared);
         self.close_port(slot, &vm).await;
-        self.commit(slot, None, |vm| {
-            vm.ssh_port = None;
-            vm.ip_address = None;
-        })
-        .await
+        faults::reached(FaultPoint::UndoPortClosed);
+        let empty = self
+            .commit(slot, None, |vm| {
+                vm.ssh_port = None;
+                vm.ip_address = None;
+            })
+            .await?;
+        faults::reached(FaultPoint::UndoWritten);
+        Ok(empty)
     }
 
     async fn start_machine(&self, slot: &Slot) -> Result<Arc<Vm>, VmError> {
@@ -170,18 +183,25 @@ impl Inner {
             Phase::Starting => vm,
             _ => self.commit(slot, None, |vm| vm.phase = Phase::Starting).await?,
         };
-        let started = self.boot(slot, &vm, backend, |progress| {
+        faults::reached(FaultPoint::StartBegun);
+        let started = self.boot(slot, &vm, backend, |progress| async {
             let start = backend.calls.start(&vm.id, progress);
-            within(self.config.deadlines.start, "starting the machine", start)
+            let made = within(self.config.deadlines.start, "starting the machine", start).await;
+            faults::reached(FaultPoint::StartMade);
+            made
         });
         match started.await {
             Ok(instance) => {
-                self.commit(slot, None, |vm| {
-                    vm.phase = Phase::Running;
-                    vm.ip_address = instance.ip_address;
-                    vm.error_message = None;
-                })
-                .await
+                faults::reached(FaultPoint::StartReady);
+                let running = self
+                    .commit(slot, None, |vm| {
+                        vm.phase = Phase::Running;
+                        vm.ip_address = instance.ip_address;
+                        vm.error_message = None;
+                    })
+                    .await?;
+                faults::reached(FaultPoint::StartWritten);
+                Ok(running)
             }
             Err(source) => {
                 // It may run without answering: what is called stopped has to be switched off.
@@ -191,6 +211,7 @@ impl Inner {
                     vm.error_message = Some(reason);
                 })
                 .await?;
+                faults::reached(FaultPoint::StartFailed);
                 if slot.becomes(Operation::Stop) {
                     let _ = self.stop_machine(slot, Duration::ZERO).await;
                 }
@@ -210,6 +231,7 @@ impl Inner {
             Phase::Stopping => vm,
             _ => self.commit(slot, None, |vm| vm.phase = Phase::Stopping).await?,
         };
+        faults::reached(FaultPoint::StopBegun);
         let deadline = grace + self.config.deadlines.stop_slack;
         let stopped =
             within(deadline, "stopping the machine", backend.calls.stop(&vm.id, grace)).await;
@@ -225,17 +247,21 @@ impl Inner {
             Err(error) if is_not_found(&error) => Some(lifecycle::GONE.to_owned()),
             Err(source) => return Err(self.note_failure(slot, &vm, "stopped", source).await),
         };
+        faults::reached(FaultPoint::StopDone);
         self.aim(slot, &vm, None);
-        self.commit(slot, None, |vm| {
-            vm.phase = Phase::Stopped;
-            vm.ip_address = None;
-            if message.is_some() {
-                vm.error_message = message;
-            } else if vm.error_message.as_deref().is_some_and(is_retry_note) {
-                vm.error_message = None;
-            }
-        })
-        .await
+        let stopped = self
+            .commit(slot, None, |vm| {
+                vm.phase = Phase::Stopped;
+                vm.ip_address = None;
+                if message.is_some() {
+                    vm.error_message = message;
+                } else if vm.error_message.as_deref().is_some_and(is_retry_note) {
+                    vm.error_message = None;
+                }
+            })
+            .await?;
+        faults::reached(FaultPoint::StopWritten);
+        Ok(stopped)
     }
 
     async fn delete_machine(&self, slot: &Slot) -> Result<Arc<Vm>, VmError> {
@@ -246,14 +272,18 @@ impl Inner {
                 Phase::Deleting => Arc::clone(&vm),
                 _ => self.commit(slot, None, |vm| vm.phase = Phase::Deleting).await?,
             };
+            faults::reached(FaultPoint::DeleteBegun);
             self.aim(slot, &vm, None);
             if let Err(source) = self.delete_from(backend, &vm).await {
                 let VmError::Backend { source, .. } = source else { return Err(source) };
                 return Err(self.note_failure(slot, &vm, "deleted", source).await);
             }
+            faults::reached(FaultPoint::DeleteCleared);
             self.close_port(slot, &vm).await;
+            faults::reached(FaultPoint::DeletePortClosed);
         }
         self.store.remove(&vm.id).await?;
+        faults::reached(FaultPoint::DeleteWritten);
         slot.forget();
         tracing::info!(vm.id = vm.id, vm.name = vm.name, port = vm.ssh_port, "a VM was deleted");
         Ok(vm)
@@ -284,6 +314,7 @@ impl Inner {
             backend.calls.add_ssh_key(&vm.id, &line),
         );
         added.await.map_err(|source| VmError::Backend { id: vm.name.clone(), source })?;
+        faults::reached(FaultPoint::KeyAdded);
         tracing::info!(vm.id = vm.id, vm.name = vm.name, port = vm.ssh_port, "a key was added");
         Ok(vm)
     }

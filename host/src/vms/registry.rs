@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     VmError,
     lifecycle::{self, Answer, Operation, Request},
-    model::{Job, JobStatus, Phase, Progress, Vm},
+    model::{self, Job, JobStatus, Phase, Progress, Vm},
 };
 use crate::{
     resources::Amounts,
@@ -91,13 +91,21 @@ pub(super) struct Slot {
 
 impl Registry {
     pub(super) fn load(vms: Vec<VmRecord>, jobs: Vec<JobRecord>) -> Registry {
+        let now = model::now();
         let registry = Registry::default();
         {
             let mut state = registry.write();
             for record in vms {
                 state.insert(record, 0);
             }
-            state.jobs = jobs.into_iter().map(|record| (record.job.id, record)).collect();
+            state.jobs = jobs
+                .into_iter()
+                .map(|mut record| {
+                    // Where the clock was set back, what ended in a time to come has ended now: kept, and not for ever.
+                    record.job.updated_at = record.job.updated_at.min(now);
+                    (record.job.id, record)
+                })
+                .collect();
         }
         registry
     }
@@ -152,11 +160,12 @@ impl Registry {
         state.jobs.values().filter(is_stray).cloned().collect()
     }
 
-    /// The jobs that ended longer ago than `retention`, or farther in the future than that, if the clock was set back.
+    /// The jobs that ended longer ago than `retention`.
     pub(super) fn expired_jobs(&self, now: Timestamp, retention: Duration) -> Vec<Uuid> {
         let expired = |record: &&JobRecord| {
             record.job.status != JobStatus::Creating
-                && now.duration_since(record.job.updated_at).unsigned_abs() > retention
+                && Duration::try_from(now.duration_since(record.job.updated_at))
+                    .is_ok_and(|age| age > retention)
         };
         self.read().jobs.values().filter(expired).map(|record| record.job.id).collect()
     }

@@ -4,6 +4,8 @@
 //! usable KVM, and each boot then needs a core. Boots are what the time goes to: five whole ones, two of them at once.
 
 mod checks;
+mod full_disk;
 mod given_back;
+mod killed;
 mod one_vm;
 mod two_vms;

@@ -10,13 +10,16 @@ use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use sha2::{Digest, Sha256};
 
 use super::{blocking, io_error};
-use crate::plugins::{
-    bindings::{
-        Error,
-        golem::provider::files::{FileInfo, Host},
+use crate::{
+    faults::{self, FaultPoint},
+    plugins::{
+        bindings::{
+            Error,
+            golem::provider::files::{FileInfo, Host},
+        },
+        call::CallState,
+        limits::{DIRECTORY_DEPTH, DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
     },
-    call::CallState,
-    limits::{DIRECTORY_DEPTH, DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
 };
 
 impl CallState {
@@ -71,6 +74,31 @@ pub(super) fn relative(path: &str) -> Result<&Path, Error> {
     }
 }
 
+/// How the passing names end that [`replace`] gives.
+const PARTIAL_SUFFIX: &str = ".partial";
+
+/// Removes the files that were half written when the provider died. Only before the plugin is called for the first time:
+/// afterwards such a file may be in use.
+pub(in crate::plugins) fn remove_partial_files(directory: &Dir) -> std::io::Result<()> {
+    for entry in directory.entries()? {
+        let entry = entry?;
+        let file_type = entry.file_type()?;
+        if file_type.is_dir() {
+            remove_partial_files(&entry.open_dir()?)?;
+        } else if file_type.is_file() && is_partial(&entry.file_name()) {
+            entry.remove_file()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`replace`] makes such names: a plugin's own may end alike.
+fn is_partial(name: &std::ffi::OsStr) -> bool {
+    let stem = name.to_str().and_then(|name| name.strip_suffix(PARTIAL_SUFFIX));
+    stem.and_then(|stem| stem.rsplit_once('.'))
+        .is_some_and(|(_, id)| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// Writes under another name, syncs, and renames: after a crash there is the old content or the new.
 pub(super) fn replace(
     directory: &Dir,
@@ -80,13 +108,15 @@ pub(super) fn replace(
     let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     directory.create_dir_all(parent)?;
     let mut partial_name = path.file_name().unwrap_or_default().to_owned();
-    partial_name.push(format!(".{}.partial", uuid::Uuid::new_v4().simple()));
+    partial_name.push(format!(".{}{PARTIAL_SUFFIX}", uuid::Uuid::new_v4().simple()));
     let partial = parent.join(partial_name);
     let written = directory
         .open_with(&partial, OpenOptions::new().read(true).write(true).create_new(true).mode(0o600))
         .and_then(|mut file| {
             fill(&mut file)?;
-            file.sync_all()
+            file.sync_all()?;
+            faults::reached(FaultPoint::PluginFileUnnamed);
+            Ok(())
         })
         .and_then(|()| directory.rename(&partial, directory, path))
         .and_then(|()| directory.open(parent)?.sync_all());

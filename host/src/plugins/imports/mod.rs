@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::bindings::Error;
+use crate::faults::{self, FaultPoint};
 
 pub(super) mod clock;
 pub(super) mod files;
@@ -33,9 +34,11 @@ impl super::bindings::golem::provider::types::Host for super::call::CallState {}
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| {
         Error::Internal(format!("the provider failed while it served a plugin: {error}"))
-    })?
+    })?;
+    faults::reached(FaultPoint::PluginHostCall);
+    done
 }
 
 /// An I/O error on a path, as a plugin can act on it.

@@ -17,15 +17,18 @@ use tokio::{
 };
 
 use super::{blocking, io_error};
-use crate::plugins::{
-    bindings::{
-        Error,
-        golem::provider::process::{
-            Background, Command as Request, ExitStatus, Host, Output, Running,
+use crate::{
+    faults::{self, FaultPoint},
+    plugins::{
+        bindings::{
+            Error,
+            golem::provider::process::{
+                Background, Command as Request, ExitStatus, Host, Output, Running,
+            },
         },
+        call::CallState,
+        limits::{PROGRAM_OUTPUT_BYTES, PROGRAM_OUTPUT_GRACE, SPAWNED_PER_CALL},
     },
-    call::CallState,
-    limits::{PROGRAM_OUTPUT_BYTES, PROGRAM_OUTPUT_GRACE, SPAWNED_PER_CALL},
 };
 
 /// Where system programs are, if the provider was started without them in its `PATH` (as for an ordinary user).
@@ -136,12 +139,14 @@ async fn run(
         // Of its own, so that a Ctrl-C at the provider's terminal is the provider's alone.
         .process_group(0)
         .kill_on_drop(true);
+    end_with_the_provider(&mut command);
     let mut child = command.spawn().map_err(|error| io_error("run", path, &error))?;
     let group = Group(child.id());
     let outcome = timeout(limit, finish(&mut child, request.stdin)).await;
     match outcome {
         Ok(Ok(output)) => {
             group.disarm();
+            faults::reached(FaultPoint::PluginHostCall);
             Ok(output)
         }
         Ok(Err(error)) => Err(io_error("run", path, &error)),
@@ -163,6 +168,19 @@ fn bare(path: &Path, arguments: &[String], directory: &Path) -> Command {
         .env("PATH", SYSTEM_DIRECTORIES)
         .env("LANG", "C.UTF-8");
     command
+}
+
+/// A program whose answer a plugin waits for has nobody to work for once the provider was killed: it would go on changing
+/// files that the next start takes for settled. The kernel sends the signal when the thread that started the program
+/// ends, and the runtime's own threads, which serve plugins, end with the process.
+fn end_with_the_provider(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; prctl is one, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into)
+        });
+    }
 }
 
 /// Kills a program together with the children it started, unless it ended by itself. Dropped also when the call is.

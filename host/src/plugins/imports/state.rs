@@ -2,10 +2,13 @@
 
 use async_trait::async_trait;
 
-use crate::plugins::{
-    bindings::{Error, golem::provider::state::Host},
-    call::CallState,
-    limits::{STATE_BYTES, STATE_KEY_BYTES, STATE_VALUE_BYTES},
+use crate::{
+    faults::{self, FaultPoint},
+    plugins::{
+        bindings::{Error, golem::provider::state::Host},
+        call::CallState,
+        limits::{STATE_BYTES, STATE_KEY_BYTES, STATE_VALUE_BYTES},
+    },
 };
 
 /// Where plugins' durable values are kept.
@@ -62,6 +65,7 @@ impl Host for CallState {
         let stored =
             self.plugin.services.state.set(&self.plugin.name, &key, value, STATE_BYTES).await?;
         if stored {
+            faults::reached(FaultPoint::PluginHostCall);
             return Ok(());
         }
         Err(Error::ResourceExhausted(format!(
@@ -73,7 +77,9 @@ impl Host for CallState {
 
     async fn delete(&mut self, key: String) -> Result<(), Error> {
         check_key(&key)?;
-        Ok(self.plugin.services.state.delete(&self.plugin.name, &key).await?)
+        self.plugin.services.state.delete(&self.plugin.name, &key).await?;
+        faults::reached(FaultPoint::PluginHostCall);
+        Ok(())
     }
 
     async fn keys(&mut self, prefix: String) -> Result<Vec<String>, Error> {

@@ -1,0 +1,87 @@
+//! A provider's plugin engine with a plugin loaded, the way the provider loads one.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use golem_provider::plugins::{
+    StateError, StateStore, VmBackend,
+    catalog::{Catalog, CatalogConfig},
+};
+use tempfile::TempDir;
+
+/// The plugin that is called: the one of the tests, which answers an unknown name with a machine of that name.
+pub const NAME: &str = "misbehaving";
+
+/// The component, as `cargo xtask plugins` has built it.
+///
+/// # Errors
+/// When it was not built.
+pub fn component() -> Result<Vec<u8>> {
+    let program = std::env::current_exe().context("finding this program")?;
+    // This program is <target directory>/<profile>/deps/<name>.
+    let target = program.ancestors().nth(3).context("this program is in no target directory")?;
+    let file = target.join("plugins").join(NAME).with_extension("wasm");
+    std::fs::read(&file)
+        .with_context(|| format!("{}: build it with `cargo xtask plugins`", file.display()))
+}
+
+/// A name of 200 bytes that means nothing to the plugin, which puts it into its answer.
+pub fn record() -> String {
+    "0123456789".repeat(20)
+}
+
+/// A loaded plugin with the directory that it was loaded from.
+pub struct Loaded {
+    pub backend: Arc<dyn VmBackend>,
+    _directory: Option<TempDir>,
+}
+
+/// Loads the plugin in a directory of its own, or in one that may hold its compiled code already.
+///
+/// # Errors
+/// When it cannot be loaded.
+pub async fn load(directory: Option<PathBuf>) -> Result<Loaded> {
+    let (path, own) = match directory {
+        Some(path) => (path, None),
+        None => {
+            let own = tempfile::tempdir().context("making a directory")?;
+            (own.path().to_owned(), Some(own))
+        }
+    };
+    let plugin_dir = path.join("plugins");
+    std::fs::create_dir_all(&plugin_dir).context("making the plugin directory")?;
+    std::fs::write(plugin_dir.join(NAME).with_extension("wasm"), component()?)
+        .context("copying the plugin")?;
+    let config = CatalogConfig {
+        plugin_dir,
+        vm_data_dir: path.join("vms"),
+        cache_dir: path.join("cache"),
+        settings: BTreeMap::new(),
+    };
+    let catalog = Catalog::new(config, Arc::new(NoState)).context("setting the engine up")?;
+    let backend = catalog.load_vm_backend(NAME).await.context("loading the plugin")?.backend;
+    Ok(Loaded { backend, _directory: own })
+}
+
+/// For a plugin that remembers nothing.
+struct NoState;
+
+#[async_trait]
+impl StateStore for NoState {
+    async fn get(&self, _plugin: &str, _key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
+    async fn set(&self, _plugin: &str, _key: &str, _value: Vec<u8>) -> Result<(), StateError> {
+        Err(StateError("nothing is kept in a benchmark".to_owned()))
+    }
+
+    async fn delete(&self, _plugin: &str, _key: &str) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    async fn keys(&self, _plugin: &str, _prefix: &str) -> Result<Vec<String>, StateError> {
+        Ok(Vec::new())
+    }
+}
