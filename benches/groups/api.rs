@@ -123,7 +123,7 @@ impl Target {
 async fn serve_provider(port: u16) -> Result<()> {
     let provider = Provider::start().await?;
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    Server::default().serve(listener, provider.router, std::future::pending()).await;
+    Server::default().serve(listener, provider.api, std::future::pending()).await;
     bail!("the server has ended")
 }
 

@@ -73,7 +73,13 @@ impl StateStore for NoState {
         Ok(None)
     }
 
-    async fn set(&self, _plugin: &str, _key: &str, _value: Vec<u8>) -> Result<(), StateError> {
+    async fn set(
+        &self,
+        _plugin: &str,
+        _key: &str,
+        _value: Vec<u8>,
+        _room_bytes: u64,
+    ) -> Result<bool, StateError> {
         Err(StateError("nothing is kept in a benchmark".to_owned()))
     }
 

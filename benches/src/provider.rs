@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use golem_provider::{
-    api::{self, ApiState},
+    api::{Api, ApiState},
     plugins::{
         VmBackend,
         vm_backend::{
@@ -39,7 +39,7 @@ const IMAGE: &str = "24.04";
 
 /// A provider and the directory that it works in.
 pub struct Provider {
-    pub router: axum::Router,
+    pub api: Api,
     _directory: TempDir,
 }
 
@@ -79,8 +79,8 @@ impl Provider {
         })
         .await?;
         let id = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
-        let router = api::router(ApiState::new(&settings, id.to_owned(), vms));
-        Ok(Provider { router, _directory: directory })
+        let api = Api::new(ApiState::new(&settings, id.to_owned(), vms));
+        Ok(Provider { api, _directory: directory })
     }
 }
 
