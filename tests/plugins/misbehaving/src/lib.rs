@@ -134,7 +134,7 @@ fn deed(name: &str) -> Result<Option<String>> {
             }
         }
         "hold-memory" => {
-            let hoard = vec![1_u8; 100 * MIB];
+            let hoard: Vec<u8> = Vec::with_capacity(100 * MIB);
             clock::sleep(Duration::from_millis(500));
             std::hint::black_box(&hoard);
         }
