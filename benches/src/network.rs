@@ -10,10 +10,12 @@ use crate::rows;
 /// Set in a program that has its own network.
 const INSIDE: &str = "GOLEM_BENCH_OWN_NETWORK";
 
-/// Ports for one address; a connection's port stays taken for a while after its end.
+/// Many ports, and few of them kept back after the end of their connections: looking for a free one would take longer and
+/// longer.
 const PREPARE: &str = "\
 ip link set lo up || exit 1
 echo '10000 65000' > /proc/sys/net/ipv4/ip_local_port_range
+echo 1000 > /proc/sys/net/ipv4/tcp_max_tw_buckets
 exec \"$0\" \"$@\"";
 
 /// Starts this program again in a network that holds nothing but a loopback interface, or says in the table that this could
