@@ -85,6 +85,8 @@ impl Setup {
             .with("PORT_RANGE_START", ports.ssh.start)
             .with("PORT_RANGE_END", ports.ssh.end)
             .with("DEFAULT_VM_IMAGE", DEFAULT_IMAGE)
+            // However full the machine is that tests run on: what VMs are given is not what they use.
+            .with("STORAGE_THRESHOLD", 100)
             .with("LOG", "info,golem_provider=debug"))
     }
 

@@ -26,8 +26,6 @@ impl Ground {
     /// A provider with one running VM.
     async fn with_a_vm(setup: Setup) -> Result<Ground> {
         let ssh = StandIn::start().await?;
-        // However full the machine is that this runs on.
-        let setup = setup.with("STORAGE_THRESHOLD", 100);
         let provider =
             setup.with_paper_backend(&Paper::with_ssh_at(ssh.address()))?.start().await?;
         let client = provider.client().clone();

@@ -43,7 +43,9 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     .await?;
     let failed = vm(client, "my-vm", "error").await?;
     let reason = text(&failed, "error_message")?;
-    ensure!(reason.contains("No space left on device"), "{reason}");
+    // Seen before the first byte is written, or while it is.
+    let words = ["make room on it", "No space left on device"];
+    ensure!(words.iter().any(|words| reason.contains(words)), "{reason}");
     let left: Vec<_> = std::fs::read_dir(disks.join("qemu/images"))
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();

@@ -80,11 +80,18 @@ const PARTIAL_SUFFIX: &str = ".partial";
 /// Removes the files that were half written when the provider died. Only before the plugin is called for the first time:
 /// afterwards such a file may be in use.
 pub(in crate::plugins) fn remove_partial_files(directory: &Dir) -> std::io::Result<()> {
+    remove_partial_files_within(directory, DIRECTORY_DEPTH)
+}
+
+/// [`replace`] writes no deeper than `levels`, whatever programs of the plugin made there.
+fn remove_partial_files_within(directory: &Dir, levels: usize) -> std::io::Result<()> {
     for entry in directory.entries()? {
         let entry = entry?;
         let file_type = entry.file_type()?;
         if file_type.is_dir() {
-            remove_partial_files(&entry.open_dir()?)?;
+            if let Some(levels) = levels.checked_sub(1) {
+                remove_partial_files_within(&entry.open_dir()?, levels)?;
+            }
         } else if file_type.is_file() && is_partial(&entry.file_name()) {
             entry.remove_file()?;
         }
