@@ -122,8 +122,12 @@ impl Catalog {
     /// Sets the engine up. Blocks shortly.
     pub fn new(config: CatalogConfig, state: Arc<dyn StateStore>) -> Result<Self, CatalogError> {
         let engine = Engine::new(Some(config.cache_dir.clone()))?;
-        let services =
-            Arc::new(Services { machine: Machine::this(), http: http::Client::default(), state });
+        let services = Arc::new(Services {
+            machine: Machine::this(),
+            http: http::Client::default(),
+            state,
+            script: None,
+        });
         Ok(Self { engine, services, config, limits: limits::FUNCTIONS })
     }
 
@@ -290,7 +294,7 @@ async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
 
 /// Checks on a thread of its own, which is left to itself if it takes too long: nothing can end it, and a runtime would wait
 /// for it.
-async fn check_settings_within(
+pub(super) async fn check_settings_within(
     limit: Duration,
     schema: String,
     settings: serde_json::Value,

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use url::Url;
 
 /// Name of the custom section that holds the manifest.
-pub const SECTION: &str = "golem:plugin-manifest";
+pub const SECTION: &str = golem_provider_sdk_pack::MANIFEST_SECTION;
 
 /// A plugin's own list, as it stands in its component.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -98,14 +98,18 @@ pub enum ManifestError {
 impl Manifest {
     /// Reads the manifest out of a component. One without the section asks for nothing.
     pub fn of_component(component: &[u8]) -> Result<Self, ManifestError> {
-        match custom_section(component, SECTION)? {
+        match Self::text_of_component(component)? {
             None => Ok(Self::default()),
-            Some(bytes) => {
-                let text = std::str::from_utf8(bytes)
-                    .map_err(|_| ManifestError::Damaged("its manifest is not text"))?;
+            Some(text) => {
                 toml::from_str(text).map_err(|error| ManifestError::Syntax(Box::new(error)))
             }
         }
+    }
+
+    /// The manifest as its author wrote it.
+    pub fn text_of_component(component: &[u8]) -> Result<Option<&str>, ManifestError> {
+        let text = custom_section(component, SECTION)?.map(std::str::from_utf8).transpose();
+        text.map_err(|_| ManifestError::Damaged("its manifest is not text"))
     }
 
     fn asked(&self) -> GrantList {

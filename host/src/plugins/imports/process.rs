@@ -5,6 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,21 +29,35 @@ use crate::{
         },
         call::CallState,
         limits::{PROGRAM_OUTPUT_BYTES, PROGRAM_OUTPUT_GRACE, SPAWNED_PER_CALL},
+        script::Script,
     },
 };
 
 /// Where system programs are, if the provider was started without them in its `PATH` (as for an ordinary user).
 const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+impl CallState {
+    /// The script, if it answers for this program.
+    fn scripted(&self, program: &str) -> Option<Arc<Script>> {
+        self.plugin.services.script.clone().filter(|script| script.plays_program(program))
+    }
+}
+
 impl Host for CallState {
     async fn find(&mut self, program: String) -> Result<String, Error> {
         self.plugin.grants.program(&program)?;
+        if let Some(script) = self.scripted(&program) {
+            return script.find(&program);
+        }
         let path = blocking(move || locate(&program)).await?;
         Ok(path.to_string_lossy().into_owned())
     }
 
     async fn run(&mut self, request: Request) -> Result<Output, Error> {
         self.plugin.grants.program(&request.program)?;
+        if let Some(script) = self.scripted(&request.program) {
+            return script.run(request).await;
+        }
         let program = request.program.clone();
         let path = blocking(move || locate(&program)).await?;
         let limit = Duration::from_millis(request.timeout_ms.into());
@@ -59,6 +74,9 @@ impl Host for CallState {
         self.spawned += 1;
         let plugin = self.plugin.clone();
         let output = self.empty_file(request.output.clone()).await?;
+        if let Some(script) = self.scripted(&request.program) {
+            return script.spawn(request, output);
+        }
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
             // Its end is noticed by the runtime, so that it leaves no zombie.
@@ -82,10 +100,18 @@ impl Host for CallState {
 
     async fn processes(&mut self) -> Result<Vec<Running>, Error> {
         let plugin = self.plugin.clone();
-        blocking(move || own_processes(plugin.grants.programs(), &plugin.directory.path)).await
+        let scripted = plugin.services.script.as_ref().map(|script| script.processes());
+        let mut processes =
+            blocking(move || own_processes(plugin.grants.programs(), &plugin.directory.path))
+                .await?;
+        processes.extend(scripted.unwrap_or_default());
+        Ok(processes)
     }
 
     async fn kill(&mut self, pid: u32, force: bool) -> Result<(), Error> {
+        if self.plugin.services.script.as_ref().is_some_and(|script| script.kill(pid)) {
+            return Ok(());
+        }
         let plugin = self.plugin.clone();
         blocking(move || {
             let gone =
@@ -247,7 +273,7 @@ async fn collect(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
 ///
 /// What cannot be found out is an error and never an empty list, from which a plugin would conclude that all its machines
 /// are gone.
-fn own_processes<'a>(
+pub(in crate::plugins) fn own_processes<'a>(
     programs: impl Iterator<Item = &'a str>,
     directory: &Path,
 ) -> Result<Vec<Running>, Error> {
