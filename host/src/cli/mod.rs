@@ -8,6 +8,7 @@
 
 mod config;
 mod help;
+mod plugin;
 mod start;
 
 use std::process::ExitCode;
@@ -39,6 +40,9 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Config),
+    /// Write, pack and test plugins
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
 }
 
 /// What was wrong with command line or settings.
@@ -64,6 +68,8 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
         Command::Config(_) => Overrides::default(),
+        // For authors of plugins, who need no provider and no settings of one.
+        Command::Plugin(command) => return command.run(),
     };
     let settings = match settings::load(&overrides) {
         Ok(settings) => settings,
@@ -77,6 +83,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Config(command) => {
             command.run(&settings, &mut std::io::stdout().lock()).map_err(Into::into)
         }
+        Command::Plugin(command) => return command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,7 +117,7 @@ mod tests {
         match parse(line).unwrap().command {
             Command::Start(arguments) => arguments.overrides(false),
             Command::Dev(arguments) => arguments.overrides(true),
-            Command::Config(_) => unreachable!("the line starts a provider"),
+            Command::Config(_) | Command::Plugin(_) => unreachable!("the line starts a provider"),
         }
     }
 

@@ -149,6 +149,13 @@ impl Harness {
         self
     }
 
+    /// Leaves [`root`](Self::root) where it is when all is over. Before anything is loaded.
+    pub fn keep(&mut self) {
+        if let Some(directory) = Arc::get_mut(&mut self.directory) {
+            directory.disable_cleanup(true);
+        }
+    }
+
     /// Everything that is made: the plugin's directory and the compiled code.
     pub fn root(&self) -> &Path {
         self.directory.path()

@@ -72,8 +72,7 @@ fn mentions(directory: &Path, text: &str) -> io::Result<Vec<String>> {
             let path = entry.path();
             let file_type = entry.file_type()?;
             let named = contains(entry.file_name().as_encoded_bytes(), text);
-            let small = file_type.is_file() && entry.metadata()?.len() <= READ_BYTES;
-            if named || small && contains(&fs::read(&path)?, text) {
+            if named || file_type.is_file() && contains(&beginning(&path)?, text) {
                 let shown = path.strip_prefix(directory).unwrap_or(&path);
                 found.push(shown.display().to_string());
             } else if file_type.is_dir() && level < LEVELS {
@@ -83,6 +82,17 @@ fn mentions(directory: &Path, text: &str) -> io::Result<Vec<String>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The content of a small file; nothing of a large one, and of one that has gone since.
+fn beginning(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::metadata(path).and_then(|metadata| match metadata.len() {
+        0..=READ_BYTES => fs::read(path),
+        _ => Ok(Vec::new()),
+    }) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {

@@ -1,0 +1,329 @@
+//! `plugin test`: runs the conformance suite on a file and prints what came of it, line by line as it happens.
+
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Unusable, read, read_text};
+use crate::plugins::{
+    Severity,
+    conformance::{self, Event, Outcome, Report, Verdict},
+    harness::Harness,
+    manifest::{GrantList, Manifest},
+};
+
+pub const ABOUT: &str = "\
+Checks that a plugin keeps what its kind promises: it is loaded as a provider loads it, and called with good and bad \
+input, again and again, side by side, and cut off in the middle. It makes real machines and removes them again.
+
+Nothing of a provider on this machine is used: settings, files and durable values of the plugin are in a directory \
+that is gone afterwards. What the plugin asks for is shown first, and granted if you say so.
+
+Exit status: 0 everything is as promised, 1 something is not or could not be tried, 2 the command line or a file that \
+it names is wrong.";
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// The plugin's component
+    file: PathBuf,
+    /// The plugin's settings, and grants beyond what it asks for, as in a provider's NAME.toml
+    #[arg(long, value_name = "FILE.toml")]
+    settings: Option<PathBuf>,
+    /// What to make machines from [default: the first image that the plugin offers]
+    #[arg(long, value_name = "ALIAS")]
+    image: Option<String>,
+    /// Grant what the plugin asks for, without a question
+    #[arg(long, visible_alias = "yes")]
+    grant_all: bool,
+    /// Leave the plugin's directory where it is, and say where
+    #[arg(long)]
+    keep: bool,
+    /// For programs: one JSON object; what happens goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Show what the plugin logs, on standard error
+    #[arg(long)]
+    log: bool,
+}
+
+/// What an operator writes into a plugin's configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Configuration {
+    settings: toml::Table,
+    grants: GrantList,
+}
+
+impl Test {
+    pub fn run(&self) -> Result<ExitCode, Unusable> {
+        let component = read(&self.file)?;
+        let configuration = match &self.settings {
+            Some(file) => toml::from_str(&read_text(file)?)
+                .map_err(|error| Unusable::file("use", file, error))?,
+            None => Configuration::default(),
+        };
+        if !self.may_have(&asked(&component, &self.file)?)? {
+            return Err(Unusable("nothing was granted, and nothing was tried".to_owned()));
+        }
+        if self.log {
+            let lines = tracing_subscriber::fmt().with_writer(std::io::stderr);
+            // Only a second one could be refused.
+            let _ = lines.with_target(false).try_init();
+        }
+        let unusable = |error: &dyn std::fmt::Display| Unusable(error.to_string());
+        let settings =
+            serde_json::to_value(configuration.settings).map_err(|error| unusable(&error))?;
+        let mut harness = Harness::new(component)
+            .map_err(|error| unusable(&error))?
+            .settings(settings)
+            .grants(configuration.grants);
+        if self.keep {
+            harness.keep();
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| unusable(&error))?;
+        let report = runtime.block_on(self.check(&harness));
+        if self.json {
+            println!("{}", as_json(&report));
+        } else {
+            print!("{}", ending(&report));
+        }
+        if self.keep {
+            eprintln!("The plugin's directory is in {}", harness.root().display());
+        }
+        Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    async fn check(&self, harness: &Harness) -> Report {
+        let broken_off = CancellationToken::new();
+        let interrupted = broken_off.clone();
+        let waiting = tokio::spawn(async move {
+            // Where it cannot be waited for, it ends the program as usual.
+            if tokio::signal::ctrl_c().await.is_ok() {
+                interrupted.cancel();
+            }
+        });
+        let screen = Mutex::new(Screen::new(self.json));
+        let observer = Arc::new(move |event: Event<'_>| {
+            screen.lock().unwrap_or_else(PoisonError::into_inner).show(&event);
+        });
+        let report =
+            conformance::run_vm_backend(harness, self.image.as_deref(), observer, &broken_off).await;
+        waiting.abort();
+        report
+    }
+
+    /// Shows what is asked for, and asks back.
+    fn may_have(&self, asked: &[AskedFor]) -> Result<bool, Unusable> {
+        if asked.is_empty() {
+            return Ok(true);
+        }
+        eprintln!("{} asks for:", self.file.display());
+        for AskedFor { what, reason } in asked {
+            eprintln!("  {what}: {reason}");
+        }
+        if self.grant_all {
+            return Ok(true);
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Unusable(
+                "there is nobody to ask: grant what stands above with --grant-all".to_owned(),
+            ));
+        }
+        eprint!("Grant all of it for this test? [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        Ok(read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+/// One line of a manifest's `[grants]`, for people.
+struct AskedFor {
+    what: String,
+    reason: String,
+}
+
+/// Whatever kinds of grants there are: an entry is its values, but for the reason.
+fn asked(component: &[u8], file: &Path) -> Result<Vec<AskedFor>, Unusable> {
+    let wrong = |error: &dyn std::fmt::Display| Unusable::file("use", file, error);
+    Manifest::of_component(component).map_err(|error| wrong(&error))?;
+    let text = Manifest::text_of_component(component).map_err(|error| wrong(&error))?;
+    let table: toml::Table =
+        toml::from_str(text.unwrap_or_default()).map_err(|error| wrong(&error))?;
+    let mut asked = Vec::new();
+    for (kind, entries) in table.get("grants").and_then(|grants| grants.as_table()).into_iter().flatten() {
+        let entries = match entries {
+            toml::Value::Array(entries) => entries.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for entry in entries.iter().filter_map(|entry| entry.as_table()) {
+            let values = entry.iter().filter(|(key, _)| *key != "reason").map(|(_, value)| {
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            });
+            let what = std::iter::once(kind.clone()).chain(values).collect::<Vec<_>>().join(" ");
+            let reason = entry.get("reason").and_then(|reason| reason.as_str());
+            asked.push(AskedFor { what, reason: reason.unwrap_or_default().to_owned() });
+        }
+    }
+    Ok(asked)
+}
+
+/// Lines as they come, and on a terminal what is being done now.
+struct Screen {
+    /// To standard error, so that standard output is for the report.
+    aside: bool,
+    transient: bool,
+    current: String,
+}
+
+impl Screen {
+    fn new(aside: bool) -> Self {
+        let transient = std::io::stderr().is_terminal();
+        Self { aside, transient, current: String::new() }
+    }
+
+    fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Begins(check) => {
+                self.current = format!("{}: {}", check.call, check.promise);
+                self.now(&self.current);
+            }
+            Event::Stage(stage) => self.now(&format!("{} – {stage}", self.current)),
+            Event::Ended(outcome) => {
+                self.now("");
+                let line = line(outcome);
+                // A reader that has gone is no reason to leave machines behind.
+                let _ = match self.aside {
+                    true => writeln!(std::io::stderr(), "{line}"),
+                    false => writeln!(std::io::stdout(), "{line}"),
+                };
+            }
+        }
+    }
+
+    fn now(&self, text: &str) {
+        if self.transient {
+            let text: String = text.chars().take(100).collect();
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{text}");
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+const CALL_WIDTH: usize = 12;
+const PROMISE_WIDTH: usize = 72;
+
+fn line(outcome: &Outcome) -> String {
+    let (word, reason) = match &outcome.verdict {
+        Verdict::Passed => ("passed", None),
+        Verdict::Failed(reason) => ("FAILED", Some(reason)),
+        Verdict::NotApplicable(reason) => ("n/a", Some(reason)),
+    };
+    let check = outcome.check;
+    let mut line = format!(
+        "{word:6}  {:CALL_WIDTH$} {:PROMISE_WIDTH$} {:>8}",
+        check.call,
+        check.promise,
+        seconds(outcome.took)
+    );
+    if let Some(reason) = reason {
+        line.push_str(&format!("\n        {:CALL_WIDTH$} → {reason}", ""));
+    }
+    line
+}
+
+fn seconds(took: Duration) -> String {
+    format!("{:.2} s", took.as_secs_f64())
+}
+
+/// What stands below the lines.
+fn ending(report: &Report) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        let severity = match finding.severity {
+            Severity::Info => "note",
+            Severity::Warning => "warning",
+            Severity::Blocking => "cannot work here",
+        };
+        text.push_str(&format!("{severity}: {}\n", finding.message));
+        if let Some(remedy) = &finding.remedy {
+            text.push_str(&format!("  what helps: {remedy}\n"));
+        }
+    }
+    let (passed, failed, not_applicable) = report.counts();
+    let name = match &report.plugin {
+        Some(plugin) => format!("{} {}", plugin.name, plugin.version),
+        None => "the plugin".to_owned(),
+    };
+    let verdict = if report.interrupted {
+        "was not tried to the end"
+    } else if report.blocked {
+        "cannot work on this machine, so most of it could not be tried"
+    } else if report.passed() {
+        "keeps what a VM backend promises"
+    } else {
+        "does not keep what a VM backend promises"
+    };
+    text.push_str(&format!(
+        "{name} {verdict}: {passed} passed, {failed} failed, {not_applicable} not applicable\n"
+    ));
+    text
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let checks: Vec<_> = report
+        .outcomes
+        .iter()
+        .map(|outcome| {
+            let (verdict, reason) = match &outcome.verdict {
+                Verdict::Passed => ("passed", None),
+                Verdict::Failed(reason) => ("failed", Some(reason)),
+                Verdict::NotApplicable(reason) => ("not-applicable", Some(reason)),
+            };
+            json!({
+                "call": outcome.check.call,
+                "promise": outcome.check.promise,
+                "verdict": verdict,
+                "reason": reason,
+                "milliseconds": u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
+            })
+        })
+        .collect();
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            let severity = match finding.severity {
+                Severity::Info => "info",
+                Severity::Warning => "warning",
+                Severity::Blocking => "blocking",
+            };
+            json!({ "severity": severity, "message": finding.message, "remedy": finding.remedy })
+        })
+        .collect();
+    let plugin = report.plugin.as_ref().map(|plugin| {
+        json!({ "name": plugin.name, "version": plugin.version, "license": plugin.license, "summary": plugin.summary })
+    });
+    let (passed, failed, not_applicable) = report.counts();
+    json!({
+        "plugin": plugin,
+        "kind": "vm-backend",
+        "passed": report.passed(),
+        "blocked": report.blocked,
+        "interrupted": report.interrupted,
+        "counts": { "passed": passed, "failed": failed, "not-applicable": not_applicable },
+        "findings": findings,
+        "checks": checks,
+    })
+}
