@@ -49,6 +49,36 @@ pub struct Harness {
     directory: Arc<TempDir>,
 }
 
+/// How long a caller waits for each kind of call.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// `images`, `inspect`, `inspect-all`.
+    pub ask: Duration,
+    pub create: Duration,
+    pub start: Duration,
+    /// `await-ready`.
+    pub boot: Duration,
+    /// Beyond the grace.
+    pub stop: Duration,
+    pub delete: Duration,
+    pub add_key: Duration,
+}
+
+impl Deadlines {
+    /// The same for every call.
+    pub fn all(deadline: Duration) -> Self {
+        Self {
+            ask: deadline,
+            create: deadline,
+            start: deadline,
+            boot: deadline,
+            stop: deadline,
+            delete: deadline,
+            add_key: deadline,
+        }
+    }
+}
+
 /// The plugin could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum HarnessError {
@@ -126,26 +156,21 @@ impl Harness {
         self
     }
 
-    /// No call may take longer.
+    /// How long whoever calls the plugin waits, where that is less than a plugin may take in any case.
     #[must_use]
-    pub fn hurried(mut self, deadline: Duration) -> Self {
+    pub fn deadlines(mut self, deadlines: &Deadlines) -> Self {
+        let within = |limits: &mut CallLimits, deadline: Duration| {
+            limits.deadline = limits.deadline.min(deadline);
+            limits.computing = limits.computing.min(deadline);
+        };
         let limits = &mut self.limits;
-        for limits in [
-            &mut limits.describe,
-            &mut limits.probe,
-            &mut limits.look_up,
-            &mut limits.create,
-            &mut limits.start,
-            &mut limits.await_ready,
-            &mut limits.stop,
-            &mut limits.delete,
-            &mut limits.add_ssh_key,
-        ] {
-            *limits = CallLimits {
-                deadline: deadline.min(limits.deadline),
-                computing: deadline.min(limits.computing),
-            };
-        }
+        within(&mut limits.look_up, deadlines.ask);
+        within(&mut limits.create, deadlines.create);
+        within(&mut limits.start, deadlines.start);
+        within(&mut limits.await_ready, deadlines.boot);
+        within(&mut limits.stop, deadlines.stop);
+        within(&mut limits.delete, deadlines.delete);
+        within(&mut limits.add_ssh_key, deadlines.add_key);
         self
     }
 

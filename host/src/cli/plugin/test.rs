@@ -14,11 +14,14 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Unusable, read, read_text};
-use crate::plugins::{
-    Severity,
-    conformance::{self, Event, Outcome, Report, Verdict},
-    harness::Harness,
-    manifest::{GrantList, Manifest},
+use crate::{
+    plugins::{
+        Severity,
+        conformance::{self, Event, Outcome, Report, Verdict},
+        harness::{self, Harness},
+        manifest::{GrantList, Manifest},
+    },
+    vms,
 };
 
 pub const ABOUT: &str = "\
@@ -85,7 +88,8 @@ impl Test {
         let mut harness = Harness::new(component)
             .map_err(|error| unusable(&error))?
             .settings(settings)
-            .grants(configuration.grants);
+            .grants(configuration.grants)
+            .deadlines(&as_the_provider_waits());
         if self.keep {
             harness.keep();
         }
@@ -145,6 +149,21 @@ impl Test {
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
         Ok(read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+/// A plugin that is slower than this is slower than the provider waits.
+fn as_the_provider_waits() -> harness::Deadlines {
+    let vms::Deadlines { create, start, boot, boot_slack, stop_slack, delete, ask, add_key } =
+        vms::Deadlines::default();
+    harness::Deadlines {
+        ask,
+        create,
+        start,
+        boot: boot + boot_slack,
+        stop: stop_slack,
+        delete,
+        add_key,
     }
 }
 

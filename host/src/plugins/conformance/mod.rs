@@ -114,7 +114,8 @@ struct Bed<'a> {
     machines: &'a Machines,
 }
 
-/// The machines of one run. Their ids are found nowhere else, since a backend may know machines that others made.
+/// The machines of one run. Their ids are found nowhere else, since a backend may know machines that others made; and they
+/// do not begin as a provider's do, or one that runs on this computer would remove them.
 struct Machines {
     tag: String,
 }
@@ -122,7 +123,7 @@ struct Machines {
 impl Machines {
     fn new() -> Self {
         let tag = uuid::Uuid::new_v4().simple().to_string();
-        Self { tag: format!("golem-check-{}", &tag[..10]) }
+        Self { tag: format!("conformance-{}", &tag[..10]) }
     }
 
     /// Goes through a whole life.
