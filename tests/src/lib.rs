@@ -7,10 +7,11 @@
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
 //! their SSH server. `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time;
-//! it needs the image that `cargo xtask image` builds.
+//! it needs the image that `cargo xtask image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 mod binary;
 mod client;
+mod conformance;
 pub mod database;
 mod images;
 pub mod mounts;
@@ -23,7 +24,9 @@ mod ssh;
 mod stand_in;
 pub mod wait;
 
+pub use binary::{component, provider as program};
 pub use client::{Answer, Client};
+pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};
 pub use paper::Paper;
 pub use provider::{Ended, Provider, Setup};

@@ -181,6 +181,37 @@ impl Setup {
         })
     }
 
+    /// The program with a sub-command that needs no provider, and a directory of its own for what it makes. Killed when it is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When there is no program.
+    pub fn command(&self, arguments: &[&str]) -> Result<tokio::process::Command> {
+        let mut command = Command::new(binary::provider()?);
+        command.args(arguments);
+        Ok(self.bare(command))
+    }
+
+    /// A shell that runs a script with the settings of this provider.
+    pub fn shell(&self, script: &str) -> tokio::process::Command {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).envs(&self.settings);
+        self.bare(command)
+    }
+
+    fn bare(&self, mut command: Command) -> tokio::process::Command {
+        without_settings_of_the_caller(&mut command);
+        command.env("TMPDIR", self.directory.path()).stdin(Stdio::null());
+        let mut command = tokio::process::Command::from(command);
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Where all of its files are, and those of its commands.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn fault_points_file(&self) -> PathBuf {
         self.directory.path().join("fault-points")
     }
@@ -188,11 +219,7 @@ impl Setup {
     /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
     fn process(&self) -> Result<Command> {
         let mut command = Command::new(binary::provider()?);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
-                command.env_remove(name);
-            }
-        }
+        without_settings_of_the_caller(&mut command);
         command
             .args(&self.command)
             .envs(&self.settings)
@@ -201,6 +228,14 @@ impl Setup {
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
         Ok(command)
+    }
+}
+
+fn without_settings_of_the_caller(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
     }
 }
 

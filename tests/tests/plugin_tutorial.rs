@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use golem_provider_tests::{Setup, StandIn, wait};
-use tokio::process::Command;
+use rustix::process::{Pid, Signal};
 
 /// A new project is compiled twice, natively and for WebAssembly.
 const DEADLINE: Duration = Duration::from_secs(900);
@@ -62,39 +62,52 @@ fn target_directory() -> Result<PathBuf> {
     Ok(target.join("tutorial"))
 }
 
+/// All that the commands started, the provider in the background among it. Ends with this.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            // If all of it has ended, that is as well.
+            let _ = rustix::process::kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tutorial_leads_from_nothing_to_a_machine_of_a_new_plugin() -> Result<()> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     let document = fs::read_to_string(source.join("docs/plugins.md"))?;
-    let setup = Setup::new()?;
+    // Its machines are only remembered, so all that this computer has may be given away.
+    let setup = Setup::new()?.with("CPU_THRESHOLD", 100).with("MEMORY_THRESHOLD", 100);
     let ssh = StandIn::start().await?;
     let directory = tempfile::tempdir()?;
     let programs = directory.path().join("bin");
     fs::create_dir(&programs)?;
     cargo_in(&programs)?;
-    std::os::unix::fs::symlink(golem_provider_tests::provider()?, programs.join("golem-provider"))?;
+    std::os::unix::fs::symlink(golem_provider_tests::program()?, programs.join("golem-provider"))?;
     let target = target_directory()?;
-    // Whatever ends the test ends the provider that the commands started: it dies with their shell.
     let script = commands(&document).replace(
         "cargo build --release --target wasm32-unknown-unknown\n",
         "cargo build --release --target wasm32-unknown-unknown\nln -s \"$CARGO_TARGET_DIR\" target\n",
     );
-    let ended = wait::within(
-        "the commands of docs/plugins.md",
-        DEADLINE,
-        setup
-            .shell(&script)
-            .current_dir(directory.path())
-            .env("PATH", format!("{}:{}", programs.display(), env::var("PATH")?))
-            .env("PROVIDER_SOURCE", &source)
-            .env("SSH_PORT", ssh.address().port().to_string())
-            .env("DATA_DIR", setup.data_dir())
-            .env("CARGO_TARGET_DIR", &target)
-            .stdin(Stdio::null())
-            .output(),
-    )
-    .await?
-    .context("starting a shell")?;
+    let shell = setup
+        .shell(&script)
+        .current_dir(directory.path())
+        .env("PATH", format!("{}:{}", programs.display(), env::var("PATH")?))
+        .env("PROVIDER_SOURCE", &source)
+        .env("SSH_PORT", ssh.address().port().to_string())
+        .env("DATA_DIR", setup.data_dir())
+        .env("CARGO_TARGET_DIR", &target)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .context("starting a shell")?;
+    let _group = Group(shell.id());
+    let commands = shell.wait_with_output();
+    let ended = wait::within("the commands of docs/plugins.md", DEADLINE, commands).await??;
     let said = String::from_utf8_lossy(&ended.stdout);
     let told = String::from_utf8_lossy(&ended.stderr);
     ensure!(ended.status.success(), "{}\n{said}\n{told}", ended.status);

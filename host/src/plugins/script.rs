@@ -254,9 +254,11 @@ impl Script {
     /// The lines that never answered: program and arguments as they were written.
     pub fn unused(&self) -> Vec<String> {
         let played = self.played();
-        let unused = self.lines.iter().enumerate().filter(|(index, _)| {
-            played.answered.get(*index).copied().unwrap_or_default() == 0
-        });
+        let unused = self
+            .lines
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| played.answered.get(*index).copied().unwrap_or_default() == 0);
         unused.map(|(_, line)| shown(&line.program, &line.arguments)).collect()
     }
 
@@ -313,10 +315,9 @@ impl Script {
     pub(super) fn spawn(&self, command: Background, mut output: File) -> Result<u32, Error> {
         self.find(&command.program)?;
         let answer = self.answer(&command.program, &command.arguments, Vec::new())?;
-        output
-            .write_all(&answer.stdout)
-            .and_then(|()| output.write_all(&answer.stderr))
-            .map_err(|error| Error::Internal(format!("cannot write {}: {error}", command.output)))?;
+        output.write_all(&answer.stdout).and_then(|()| output.write_all(&answer.stderr)).map_err(
+            |error| Error::Internal(format!("cannot write {}: {error}", command.output)),
+        )?;
         let mut played = self.played();
         // Beyond every real process id, so that none of this machine's can be meant.
         let pid = played.last_pid.max(1 << 30) + 1;
@@ -372,12 +373,7 @@ impl Script {
         }
     }
 
-    fn answer(
-        &self,
-        program: &str,
-        arguments: &[String],
-        input: Vec<u8>,
-    ) -> Result<Answer, Error> {
+    fn answer(&self, program: &str, arguments: &[String], input: Vec<u8>) -> Result<Answer, Error> {
         let mut played = self.played();
         played.answered.resize(self.lines.len(), 0);
         let found = self.lines.iter().zip(&mut played.answered).find(|(line, answered)| {
@@ -398,11 +394,8 @@ impl Script {
     }
 
     fn reply(&self, method: Method, url: &str, body: &[u8]) -> Result<Reply, Error> {
-        let page = self
-            .pages
-            .iter()
-            .flatten()
-            .find(|page| page.method == method && fits(&page.url, url));
+        let page =
+            self.pages.iter().flatten().find(|page| page.method == method && fits(&page.url, url));
         let name = match method {
             Method::Get => "GET",
             Method::Head => "HEAD",
@@ -479,9 +472,14 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_characters() {
-        for (pattern, text) in
-            [("a", "a"), ("*", ""), ("*", "ab"), ("a*c", "abc"), ("a*b*c", "a-b-b-c"), ("*.img", "x.img")]
-        {
+        for (pattern, text) in [
+            ("a", "a"),
+            ("*", ""),
+            ("*", "ab"),
+            ("a*c", "abc"),
+            ("a*b*c", "a-b-b-c"),
+            ("*.img", "x.img"),
+        ] {
             assert!(fits(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [("a", "ab"), ("a*c", "ab"), ("ab*ba", "aba"), ("a*b*c", "acb")] {
@@ -501,9 +499,11 @@ mod tests {
 
     #[tokio::test]
     async fn answers_come_in_the_order_they_were_written() {
-        let script = Script::new()
-            .on("multipass", &["info", "a"], Answer::status(2).times(1))
-            .on("multipass", &["info", "*"], Answer::success().stdout("running"));
+        let script = Script::new().on("multipass", &["info", "a"], Answer::status(2).times(1)).on(
+            "multipass",
+            &["info", "*"],
+            Answer::success().stdout("running"),
+        );
         let ask = |name: &str| {
             script.run(Command {
                 program: "multipass".into(),

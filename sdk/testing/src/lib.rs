@@ -35,9 +35,9 @@ use std::{
 };
 
 pub use golem_provider::plugins::harness::{
-    Answer, Asked, BackendError, BackendErrorKind, BootLimits, Deadlines, Description, Finding, Harness,
-    HarnessError, Image, Instance, InstanceSpec, Loaded, MemoryState, PowerState, Progress,
-    ProgressSink, Reply, Script, Severity, VmBackend, VmComponent, unheard,
+    Answer, Asked, BackendError, BackendErrorKind, BootLimits, Deadlines, Description, Finding,
+    Harness, HarnessError, Image, Instance, InstanceSpec, Loaded, MemoryState, PowerState,
+    Progress, ProgressSink, Reply, Script, Severity, VmBackend, VmComponent, unheard,
 };
 pub use golem_provider::plugins::manifest::GrantList;
 

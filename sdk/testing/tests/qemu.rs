@@ -11,7 +11,8 @@ use golem_provider_sdk_testing::{
 };
 use serde_json::json;
 
-const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+const QEMU: &str =
+    if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 
 fn qemu(settings: serde_json::Value, script: Script) -> Harness {
     Harness::new(component("qemu").unwrap())

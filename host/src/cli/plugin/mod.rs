@@ -30,7 +30,7 @@ pub enum Plugin {
 /// Something that the command line names cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Unusable(String);
+pub struct Unusable(String);
 
 impl Unusable {
     fn file(doing: &str, file: &Path, error: impl std::fmt::Display) -> Self {

@@ -28,7 +28,8 @@ impl Pack {
         let component = golem_provider_sdk_pack::pack(&module, manifest.as_deref())
             .map_err(|error| Unusable::file("pack", &self.module, error))?;
         if let Some(file) = file {
-            Manifest::of_component(&component).map_err(|error| Unusable::file("use", file, error))?;
+            Manifest::of_component(&component)
+                .map_err(|error| Unusable::file("use", file, error))?;
         }
         std::fs::write(&self.output, &component)
             .map_err(|error| Unusable::file("write", &self.output, error))?;

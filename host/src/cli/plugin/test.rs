@@ -123,7 +123,8 @@ impl Test {
             screen.lock().unwrap_or_else(PoisonError::into_inner).show(&event);
         });
         let report =
-            conformance::run_vm_backend(harness, self.image.as_deref(), observer, &broken_off).await;
+            conformance::run_vm_backend(harness, self.image.as_deref(), observer, &broken_off)
+                .await;
         waiting.abort();
         report
     }
@@ -181,15 +182,18 @@ fn asked(component: &[u8], file: &Path) -> Result<Vec<AskedFor>, Unusable> {
     let table: toml::Table =
         toml::from_str(text.unwrap_or_default()).map_err(|error| wrong(&error))?;
     let mut asked = Vec::new();
-    for (kind, entries) in table.get("grants").and_then(|grants| grants.as_table()).into_iter().flatten() {
+    for (kind, entries) in
+        table.get("grants").and_then(|grants| grants.as_table()).into_iter().flatten()
+    {
         let entries = match entries {
             toml::Value::Array(entries) => entries.as_slice(),
             one => std::slice::from_ref(one),
         };
         for entry in entries.iter().filter_map(|entry| entry.as_table()) {
-            let values = entry.iter().filter(|(key, _)| *key != "reason").map(|(_, value)| {
-                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-            });
+            let values = entry
+                .iter()
+                .filter(|(key, _)| *key != "reason")
+                .map(|(_, value)| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
             let what = std::iter::once(kind.clone()).chain(values).collect::<Vec<_>>().join(" ");
             let reason = entry.get("reason").and_then(|reason| reason.as_str());
             asked.push(AskedFor { what, reason: reason.unwrap_or_default().to_owned() });

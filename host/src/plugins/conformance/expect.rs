@@ -79,10 +79,8 @@ pub fn machine(what: &str, instance: &Instance, id: &str, states: &[PowerState])
             names.join(" or ")
         )));
     }
-    let runs = matches!(
-        instance.power,
-        PowerState::Starting | PowerState::Running | PowerState::Stopping
-    );
+    let runs =
+        matches!(instance.power, PowerState::Starting | PowerState::Running | PowerState::Stopping);
     if instance.ssh.is_some() && !runs {
         return Err(Missed::Failed(format!(
             "{what} answers {}; a machine that does not run has none",

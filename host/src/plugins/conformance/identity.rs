@@ -26,14 +26,18 @@ pub async fn check(
         })
         .await?;
     let description = recorder
-        .check("describe", "it answers without settings, grants and files, and always the same", async {
-            let description = harness.describe(&component).await.map_err(failed)?;
-            let again = harness.describe(&component).await.map_err(failed)?;
-            match again == description {
-                true => Ok(description),
-                false => Err(Missed::failed("it answered differently the second time")),
-            }
-        })
+        .check(
+            "describe",
+            "it answers without settings, grants and files, and always the same",
+            async {
+                let description = harness.describe(&component).await.map_err(failed)?;
+                let again = harness.describe(&component).await.map_err(failed)?;
+                match again == description {
+                    true => Ok(description),
+                    false => Err(Missed::failed("it answered differently the second time")),
+                }
+            },
+        )
         .await?;
     report.plugin = Some(description.clone());
     let identity = async { well_formed(&description) };
@@ -82,7 +86,11 @@ pub async fn check(
 }
 
 /// Which image machines are made from here.
-pub async fn offers(bed: &Bed<'_>, wanted: Option<&str>, recorder: &mut Recorder) -> Option<String> {
+pub async fn offers(
+    bed: &Bed<'_>,
+    wanted: Option<&str>,
+    recorder: &mut Recorder,
+) -> Option<String> {
     let plugin = &bed.plugin;
     let image = recorder
         .check("images", "there is at least one, and each alias once", async {
@@ -154,9 +162,8 @@ fn well_formed(description: &Description) -> Tried<()> {
 fn looks_like_spdx(license: &str) -> bool {
     let license = license.replace(['(', ')'], " ");
     let words: Vec<&str> = license.split_whitespace().collect();
-    let identifier = |word: &str| {
-        word.bytes().all(|c| c.is_ascii_alphanumeric() || b".-+:".contains(&c))
-    };
+    let identifier =
+        |word: &str| word.bytes().all(|c| c.is_ascii_alphanumeric() || b".-+:".contains(&c));
     words.len() % 2 == 1
         && words.iter().enumerate().all(|(index, word)| match index % 2 {
             0 => identifier(word) && !matches!(*word, "AND" | "OR" | "WITH"),
@@ -199,7 +206,12 @@ mod tests {
 
     #[test]
     fn licences_are_identifiers_with_words_between() {
-        for right in ["Apache-2.0", "MIT OR Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "GPL-2.0-or-later WITH Classpath-exception-2.0"] {
+        for right in [
+            "Apache-2.0",
+            "MIT OR Apache-2.0",
+            "(MIT OR Apache-2.0) AND Unicode-3.0",
+            "GPL-2.0-or-later WITH Classpath-exception-2.0",
+        ] {
             assert!(looks_like_spdx(right), "{right}");
         }
         for wrong in ["", "my own", "MIT/Apache", "MIT OR", "free, really"] {
@@ -210,7 +222,13 @@ mod tests {
     #[test]
     fn a_schema_has_to_be_one_and_describe_an_object() {
         assert!(schema_is_valid(r#"{"type":"object","additionalProperties":false}"#).is_ok());
-        for wrong in ["", "[]", r#"{"type":"string"}"#, r#"{"type":"objekt"}"#, r#"{"type":"object","required":"a"}"#] {
+        for wrong in [
+            "",
+            "[]",
+            r#"{"type":"string"}"#,
+            r#"{"type":"objekt"}"#,
+            r#"{"type":"object","required":"a"}"#,
+        ] {
             assert!(schema_is_valid(wrong).is_err(), "{wrong}");
         }
     }

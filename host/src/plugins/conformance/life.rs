@@ -123,22 +123,26 @@ async fn side_by_side(bed: &Bed<'_>, image: Option<&str>, recorder: &mut Recorde
     let (main, long, third) = (bed.machines.main(), bed.machines.long(), bed.machines.third());
     let progress = heard(recorder);
     let made = recorder
-        .check("create", "machines are made side by side, with the longest id and without keys", async {
-            let image = needed(image, "there is no image to make machines from")?;
-            let bare = InstanceSpec { ssh_authorized_keys: Vec::new(), ..spec(&third, image) };
-            let spec = spec(&long, image);
-            let (one, other, inspected) = tokio::join!(
-                plugin.create(&spec, Arc::clone(&progress)),
-                plugin.create(&bare, Arc::clone(&progress)),
-                plugin.inspect_all(),
-            );
-            let one = success("`create` with an id of 100 characters", one)?;
-            machine("`create`", &one, &long, UP)?;
-            let other = success("`create` without keys, beside it", other)?;
-            machine("`create`", &other, &third, UP)?;
-            success("`inspect-all` beside them", inspected)?;
-            Ok(())
-        })
+        .check(
+            "create",
+            "machines are made side by side, with the longest id and without keys",
+            async {
+                let image = needed(image, "there is no image to make machines from")?;
+                let bare = InstanceSpec { ssh_authorized_keys: Vec::new(), ..spec(&third, image) };
+                let spec = spec(&long, image);
+                let (one, other, inspected) = tokio::join!(
+                    plugin.create(&spec, Arc::clone(&progress)),
+                    plugin.create(&bare, Arc::clone(&progress)),
+                    plugin.inspect_all(),
+                );
+                let one = success("`create` with an id of 100 characters", one)?;
+                machine("`create`", &one, &long, UP)?;
+                let other = success("`create` without keys, beside it", other)?;
+                machine("`create`", &other, &third, UP)?;
+                success("`inspect-all` beside them", inspected)?;
+                Ok(())
+            },
+        )
         .await;
     recorder
         .check("inspect-all", "it lists exactly the machines there are", async {
@@ -177,12 +181,16 @@ async fn ready(bed: &Bed<'_>, made: Option<()>, recorder: &mut Recorder) -> Opti
     let (plugin, id) = (&bed.plugin, bed.machines.main());
     let progress = heard(recorder);
     let endpoint = recorder
-        .check("await-ready", "cut off and repeated, it ends with `running` and an endpoint", async {
-            needed(made, NOT_MADE)?;
-            let begun = plugin.await_ready(&id, Arc::clone(&progress));
-            cut_off(AWAIT_READY_CUT_OFF, begun).await;
-            booted(plugin, &id, &progress).await
-        })
+        .check(
+            "await-ready",
+            "cut off and repeated, it ends with `running` and an endpoint",
+            async {
+                needed(made, NOT_MADE)?;
+                let begun = plugin.await_ready(&id, Arc::clone(&progress));
+                cut_off(AWAIT_READY_CUT_OFF, begun).await;
+                booted(plugin, &id, &progress).await
+            },
+        )
         .await;
     recorder
         .check("await-ready", "an SSH server answers at that endpoint", async {
@@ -192,7 +200,8 @@ async fn ready(bed: &Bed<'_>, made: Option<()>, recorder: &mut Recorder) -> Opti
     recorder
         .check("await-ready", "a machine that is ready is `running` at once", async {
             needed(endpoint, NOT_READY)?;
-            let again = success("`await-ready`", plugin.await_ready(&id, Arc::clone(&progress)).await)?;
+            let again =
+                success("`await-ready`", plugin.await_ready(&id, Arc::clone(&progress)).await)?;
             machine("`await-ready`", &again, &id, RUNNING)?;
             let seen = success("`inspect`", plugin.inspect(&id).await)?;
             machine("`inspect`", &seen, &id, RUNNING)
@@ -266,14 +275,13 @@ async fn greeted(endpoint: SocketAddr) -> Tried<()> {
     };
     match tokio::time::timeout(GREETING, greeting).await {
         Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(said))) => Err(Missed::Failed(format!(
-            "{endpoint} says {said:?}, which no SSH server does"
-        ))),
+        Ok(Ok(Some(said))) => {
+            Err(Missed::Failed(format!("{endpoint} says {said:?}, which no SSH server does")))
+        }
         Ok(Err(error)) => Err(Missed::Failed(format!("{endpoint} cannot be reached: {error}"))),
-        Err(_) => Err(Missed::Failed(format!(
-            "{endpoint} says nothing within {} s",
-            GREETING.as_secs()
-        ))),
+        Err(_) => {
+            Err(Missed::Failed(format!("{endpoint} says nothing within {} s", GREETING.as_secs())))
+        }
     }
 }
 
@@ -371,21 +379,20 @@ async fn started(
         .await;
 }
 
-async fn deleted(
-    bed: &Bed<'_>,
-    made: Option<()>,
-    image: Option<&str>,
-    recorder: &mut Recorder,
-) {
+async fn deleted(bed: &Bed<'_>, made: Option<()>, image: Option<&str>, recorder: &mut Recorder) {
     let (plugin, id) = (&bed.plugin, bed.machines.main());
     let gone = &[BackendErrorKind::NotFound];
     recorder
-        .check("delete", "a running machine is removed, and deleting it again is a success", async {
-            needed(made, NOT_MADE)?;
-            success("`delete`", plugin.delete(&id).await)?;
-            success("a repeated `delete`", plugin.delete(&id).await)?;
-            refusal("`inspect` after it", plugin.inspect(&id).await, gone)
-        })
+        .check(
+            "delete",
+            "a running machine is removed, and deleting it again is a success",
+            async {
+                needed(made, NOT_MADE)?;
+                success("`delete`", plugin.delete(&id).await)?;
+                success("a repeated `delete`", plugin.delete(&id).await)?;
+                refusal("`inspect` after it", plugin.inspect(&id).await, gone)
+            },
+        )
         .await;
     let short_lived = bed.machines.short_lived();
     let progress = heard(recorder);

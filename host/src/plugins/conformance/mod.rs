@@ -27,7 +27,7 @@ use self::record::Recorder;
 pub use self::record::{Check, Event, Observer, Outcome, Verdict};
 use super::{
     harness::{Harness, Loaded},
-    vm_backend::{InstanceSpec, ProgressSink, VmBackend},
+    vm_backend::{InstanceSpec, ProgressSink},
     vm_component::{Description, Finding},
 };
 
@@ -156,14 +156,7 @@ impl Machines {
     }
 
     fn all(&self) -> [String; 6] {
-        [
-            self.main(),
-            self.long(),
-            self.third(),
-            self.short_lived(),
-            self.unknown(),
-            self.refused(),
-        ]
+        [self.main(), self.long(), self.third(), self.short_lived(), self.unknown(), self.refused()]
     }
 
     fn are(&self, id: &str) -> bool {

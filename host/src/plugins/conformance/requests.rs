@@ -78,11 +78,15 @@ async fn wrong_specs(bed: &Bed<'_>, image: Option<&str>, recorder: &mut Recorder
         })
         .await;
     recorder
-        .check("create", "no processor or no memory is `invalid-argument`, and makes nothing", async {
-            let spec = spec(&id, image()?);
-            refused(bed, "no processor", InstanceSpec { cpu_cores: 0, ..spec.clone() }).await?;
-            refused(bed, "no memory", InstanceSpec { memory_mib: 0, ..spec }).await
-        })
+        .check(
+            "create",
+            "no processor or no memory is `invalid-argument`, and makes nothing",
+            async {
+                let spec = spec(&id, image()?);
+                refused(bed, "no processor", InstanceSpec { cpu_cores: 0, ..spec.clone() }).await?;
+                refused(bed, "no memory", InstanceSpec { memory_mib: 0, ..spec }).await
+            },
+        )
         .await;
     recorder
         .check("create", "a key of two lines is `invalid-argument`, and makes nothing", async {

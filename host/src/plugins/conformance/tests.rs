@@ -71,7 +71,8 @@ fn failure(report: &Report, call: &str, promise: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_keeps_its_promises_passes_and_leaves_nothing() {
     let ssh = Greeter::saying("SSH-2.0-greeter\r\n").await;
-    let settings = json!({ "ssh": ssh.address.to_string(), "boot-ms": 500, "shutdown-ms": 400, "step-ms": 5 });
+    let settings =
+        json!({ "ssh": ssh.address.to_string(), "boot-ms": 500, "shutdown-ms": 400, "step-ms": 5 });
     let harness = harness("paper", settings);
     let report = run(&harness).await;
     assert!(report.passed(), "{:?}", report.counts());
@@ -89,7 +90,9 @@ async fn a_backend_that_says_yes_to_everything_fails_with_what_it_said_instead()
         "`stop` of a machine that was never made answers a machine that is `running`, with no SSH endpoint; it should be `not-found`"
     );
     assert!(failure(&report, "create", "another spec").ends_with("it should be `already-exists`"));
-    assert!(failure(&report, "inspect-all", "once").starts_with("it lists [] instead of [conformance-"));
+    assert!(
+        failure(&report, "inspect-all", "once").starts_with("it lists [] instead of [conformance-")
+    );
     assert!(failure(&report, "await-ready", "endpoint").contains("without an SSH endpoint"));
 }
 
@@ -108,7 +111,10 @@ async fn an_endpoint_without_an_ssh_server_is_seen() {
     let web = Greeter::saying("HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let report = run(&harness("paper", json!({ "ssh": web.address.to_string() }))).await;
     let reason = failure(&report, "await-ready", "server answers");
-    assert!(reason.ends_with("which no SSH server does") || reason.contains("cannot be reached"), "{reason}");
+    assert!(
+        reason.ends_with("which no SSH server does") || reason.contains("cannot be reached"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -138,7 +144,8 @@ async fn a_plugin_that_cannot_work_here_is_called_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_broken_off_removes_its_machines() {
     let ssh = Greeter::saying("SSH-2.0-greeter\r\n").await;
-    let settings = json!({ "ssh": ssh.address.to_string(), "boot-ms": 600_000, "boot-timeout-ms": 900_000 });
+    let settings =
+        json!({ "ssh": ssh.address.to_string(), "boot-ms": 600_000, "boot-timeout-ms": 900_000 });
     let harness = harness("paper", settings);
     let broken_off = CancellationToken::new();
     let when_it_boots = broken_off.clone();

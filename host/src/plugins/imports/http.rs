@@ -138,7 +138,9 @@ impl Downloads {
 
 impl Host for CallState {
     async fn send(&mut self, request: Request) -> Result<Answer, Error> {
-        if let Some(script) = self.plugin.services.script.as_ref().filter(|script| script.plays_http()) {
+        if let Some(script) =
+            self.plugin.services.script.as_ref().filter(|script| script.plays_http())
+        {
             self.plugin.grants.http(&parse(&request.url)?)?;
             return script.send(&request).await;
         }
@@ -159,7 +161,9 @@ impl Host for CallState {
         checksum: Checksum,
     ) -> Result<(), Error> {
         let download = Download::new(self.plugin.clone(), &url, path, checksum)?;
-        if let Some(script) = self.plugin.services.script.as_ref().filter(|script| script.plays_http()) {
+        if let Some(script) =
+            self.plugin.services.script.as_ref().filter(|script| script.plays_http())
+        {
             self.plugin.grants.http(&download.url)?;
             return download.take(script.body(&url).await?).await;
         }
