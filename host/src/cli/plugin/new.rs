@@ -138,7 +138,9 @@ mod tests {
         new("my-backend").make(&project, &sdk).unwrap();
         for (path, _) in template(Kind::VmBackend, Language::Rust) {
             let text = fs::read_to_string(project.join(path)).unwrap();
-            assert!(!text.contains('@'), "{path}: {text}");
+            for open in ["@NAME@", "@MODULE@", "@SDK@"] {
+                assert!(!text.contains(open), "{path}: {text}");
+            }
         }
         let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
         let manifest: toml::Table = toml::from_str(&manifest).unwrap();
