@@ -8,6 +8,7 @@
 
 mod config;
 mod help;
+mod plugin;
 mod start;
 
 use std::process::ExitCode;
@@ -39,6 +40,9 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Config),
+    /// Install, grant, switch and look at plugins
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
 }
 
 /// What was wrong with command line or settings.
@@ -63,7 +67,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let overrides = match &cli.command {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
-        Command::Config(_) => Overrides::default(),
+        Command::Config(_) | Command::Plugin(_) => Overrides::default(),
     };
     let settings = match settings::load(&overrides) {
         Ok(settings) => settings,
@@ -77,6 +81,11 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Config(command) => {
             command.run(&settings, &mut std::io::stdout().lock()).map_err(Into::into)
         }
+        Command::Plugin(command) => match command.run(&settings) {
+            Ok(plugin::Outcome::Done) => Ok(()),
+            Ok(plugin::Outcome::NeedsConsent) => return ExitCode::from(WRONG_USAGE),
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,7 +119,7 @@ mod tests {
         match parse(line).unwrap().command {
             Command::Start(arguments) => arguments.overrides(false),
             Command::Dev(arguments) => arguments.overrides(true),
-            Command::Config(_) => unreachable!("the line starts a provider"),
+            Command::Config(_) | Command::Plugin(_) => unreachable!("the line starts a provider"),
         }
     }
 

@@ -36,21 +36,20 @@ const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/
 
 impl Host for CallState {
     async fn find(&mut self, program: String) -> Result<String, Error> {
-        self.plugin.grants.program(&program)?;
-        let path = blocking(move || locate(&program)).await?;
+        let path = self.granted(program).await?;
         Ok(path.to_string_lossy().into_owned())
     }
 
     async fn run(&mut self, request: Request) -> Result<Output, Error> {
-        self.plugin.grants.program(&request.program)?;
-        let program = request.program.clone();
-        let path = blocking(move || locate(&program)).await?;
+        let path = self.granted(request.program.clone()).await?;
+        self.fits(&request.program, &request.arguments)?;
         let limit = Duration::from_millis(request.timeout_ms.into());
         run(request, &path, &self.plugin.directory.path, limit).await
     }
 
     async fn spawn(&mut self, request: Background) -> Result<u32, Error> {
-        self.plugin.grants.program(&request.program)?;
+        let path = self.granted(request.program.clone()).await?;
+        self.fits(&request.program, &request.arguments)?;
         if self.spawned >= SPAWNED_PER_CALL {
             return Err(Error::ResourceExhausted(format!(
                 "this call has left {SPAWNED_PER_CALL} programs running already, which is all it may"
@@ -63,7 +62,6 @@ impl Host for CallState {
         blocking(move || {
             // Its end is noticed by the runtime, so that it leaves no zombie.
             let _runtime = runtime.enter();
-            let path = locate(&request.program)?;
             let failed = |error: std::io::Error| io_error("run", &path, &error);
             let mut command = bare(&path, &request.arguments, &plugin.directory.path);
             command.stdin(Stdio::null()).stdout(output.try_clone().map_err(failed)?).stderr(output);
@@ -110,15 +108,32 @@ impl Host for CallState {
     }
 }
 
+impl CallState {
+    /// The file of a granted program.
+    async fn granted(&self, program: String) -> Result<PathBuf, Error> {
+        let plugin = self.plugin.clone();
+        blocking(move || match plugin.grants.program(&program)? {
+            Some(path) => Ok(path),
+            None => locate(&program).ok_or_else(|| {
+                Error::NotFound(format!("`{program}` is not installed on this machine"))
+            }),
+        })
+        .await
+    }
+
+    fn fits(&self, program: &str, arguments: &[String]) -> Result<(), Error> {
+        self.plugin.grants.arguments(program, arguments).map_err(Error::PermissionDenied)
+    }
+}
+
 /// The program's file, as the operator's shell would find it.
-fn locate(program: &str) -> Result<PathBuf, Error> {
+pub fn locate(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(std::env::split_paths(SYSTEM_DIRECTORIES))
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(program))
         .find(|file| is_executable(file))
-        .ok_or_else(|| Error::NotFound(format!("`{program}` is not installed on this machine")))
 }
 
 fn is_executable(file: &Path) -> bool {
