@@ -170,7 +170,11 @@ impl Setup {
     /// # Errors
     /// When it does not end in time.
     pub async fn run_to_the_end(&self) -> Result<Ended> {
-        let mut command = tokio::process::Command::from(self.process()?);
+        self.run(self.command.clone()).await
+    }
+
+    async fn run(&self, arguments: Vec<String>) -> Result<Ended> {
+        let mut command = tokio::process::Command::from(self.process(&arguments)?);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let output = wait::within("a provider that should end", START_DEADLINE, command.output());
         let output = output.await?.context("starting the provider")?;
@@ -186,7 +190,7 @@ impl Setup {
     }
 
     /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
-    fn process(&self) -> Result<Command> {
+    fn process(&self, arguments: &[String]) -> Result<Command> {
         let mut command = Command::new(binary::provider()?);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
@@ -194,7 +198,7 @@ impl Setup {
             }
         }
         command
-            .args(&self.command)
+            .args(arguments)
             .envs(&self.settings)
             .env(faults::FILE_VARIABLE, self.fault_points_file())
             .env("HOME", self.directory.path())
@@ -239,9 +243,7 @@ impl Provider {
     /// # Errors
     /// When it does not run.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let kib = processes::Process::with_id(self.pid()?)?.status("VmRSS")?;
-        let kib: u64 = kib.first().context("an empty VmRSS")?.parse().context("reading VmRSS")?;
-        Ok(kib * 1024)
+        processes::Process::with_id(self.pid()?)?.resident_bytes()
     }
 
     /// What it has logged up to now.
@@ -307,6 +309,14 @@ impl Provider {
         self.setup.run_to_the_end().await
     }
 
+    /// Runs `golem-provider` with these arguments and the provider's settings, as its operator would.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        self.setup.run(arguments.iter().map(|argument| (*argument).to_owned()).collect()).await
+    }
+
     /// Starts it where none runs, on the same data directory and ports, and waits until it answers.
     ///
     /// # Errors
@@ -316,7 +326,7 @@ impl Provider {
             bail!("the provider runs already");
         }
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let mut command = self.setup.process()?;
+        let mut command = self.setup.process(&self.setup.command)?;
         command.stdout(log.try_clone()?).stderr(log);
         self.process = Some(command.spawn().context("starting the provider")?);
         let (client, pause) = (self.client.clone(), Duration::from_millis(50));
