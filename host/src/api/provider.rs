@@ -79,6 +79,11 @@ impl WrittenInfo {
         Self { info, written }
     }
 
+    /// Where this provider is reached, where that is known.
+    pub fn ip_address(&self) -> Option<IpAddr> {
+        self.info.ip_address
+    }
+
     fn bytes(&self, backends: &Backends) -> Bytes {
         {
             let (revision, bytes) = &*self.written.read().unwrap_or_else(PoisonError::into_inner);

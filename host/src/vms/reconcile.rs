@@ -123,7 +123,8 @@ impl Inner {
         let idle = self.registry.idle();
         let questions = self.backends.all().into_iter().map(|backend| async move {
             let deadline = self.config.deadlines.ask;
-            (backend, within(deadline, "listing the machines", backend.calls().inspect_all()).await)
+            let calls = backend.calls();
+            (backend, within(deadline, "listing the machines", calls.inspect_all()).await)
         });
         for (backend, answer) in join_all(questions).await {
             let name = backend.name();

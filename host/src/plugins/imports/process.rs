@@ -110,7 +110,10 @@ impl Host for CallState {
 
 impl CallState {
     /// The file of a granted program.
-    async fn granted(&self, program: String) -> Result<PathBuf, Error> {
+    fn granted(
+        &self,
+        program: String,
+    ) -> impl Future<Output = Result<PathBuf, Error>> + Send + use<> {
         let plugin = self.plugin.clone();
         blocking(move || match plugin.grants.program(&program)? {
             Some(path) => Ok(path),
@@ -118,7 +121,6 @@ impl CallState {
                 Error::NotFound(format!("`{program}` is not installed on this machine"))
             }),
         })
-        .await
     }
 
     fn fits(&self, program: &str, arguments: &[String]) -> Result<(), Error> {
@@ -267,7 +269,7 @@ fn own_processes<'a>(
     directory: &Path,
 ) -> Result<Vec<Running>, Error> {
     let programs: HashMap<PathBuf, &str> =
-        programs.filter_map(|name| Some((locate(name).ok()?.canonicalize().ok()?, name))).collect();
+        programs.filter_map(|name| Some((locate(name)?.canonicalize().ok()?, name))).collect();
     let directory = directory.to_str().ok_or_else(|| {
         Error::FailedPrecondition(format!(
             "{} is not UTF-8; choose another directory",
