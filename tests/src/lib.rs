@@ -5,7 +5,8 @@
 //! files and its database ([`database`]). What a test starts ends with it, also when the test fails.
 //!
 //! The tests are in `tests/tests/`: `refusals.rs` needs no VM; those that are about the provider alone have their VMs on
-//! paper ([`Paper`]), with a [`StandIn`] for their SSH server; `vm_life.rs` boots a few real ones, and is one program so that no
+//! paper ([`Paper`]), with a [`StandIn`] for their SSH server; `multipass.rs` is about one backend, with a stand-in for its
+//! program ([`Multipass`]); `vm_life.rs` boots a few real ones, and is one program so that no
 //! two programs boot at the same time. It needs the image that `cargo xtask image` builds.
 
 mod binary;
@@ -13,6 +14,7 @@ mod client;
 pub mod database;
 mod images;
 pub mod mounts;
+pub mod multipass;
 pub mod paper;
 pub mod ports;
 pub mod processes;
@@ -23,6 +25,7 @@ pub mod wait;
 
 pub use client::{Answer, Client};
 pub use images::{DEFAULT_IMAGE, Image};
+pub use multipass::Multipass;
 pub use paper::Paper;
 pub use provider::{Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
