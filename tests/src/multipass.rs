@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::Image;
@@ -33,12 +32,24 @@ pub struct Multipass {
 }
 
 /// One command that was given to the stand-in.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Call {
     pub arguments: Vec<String>,
     pub stdin: String,
-    /// Absent while it runs, and for ever if it was killed.
-    pub code: Option<i32>,
+    /// How it ended.
+    pub code: i64,
+}
+
+impl Call {
+    /// Absent for the entry that is made when a command begins.
+    fn ended(entry: &Value) -> Option<Call> {
+        let words = entry["arguments"].as_array()?.iter();
+        Some(Call {
+            arguments: words.filter_map(|word| word.as_str().map(str::to_owned)).collect(),
+            stdin: entry["stdin"].as_str()?.to_owned(),
+            code: entry["code"].as_i64()?,
+        })
+    }
 }
 
 impl Multipass {
@@ -159,12 +170,14 @@ impl Standing {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error).context("reading the stand-in's calls"),
         };
-        let calls: Vec<Call> = text
+        let calls: Vec<Value> = text
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
             .collect::<Result<_>>()?;
-        let is_asked_for = |call: &Call| call.arguments.first().is_some_and(|name| name == command);
-        Ok(calls.into_iter().filter(|call| call.code.is_some() && is_asked_for(call)).collect())
+        let ended = calls.iter().filter_map(Call::ended);
+        Ok(ended
+            .filter(|call| call.arguments.first().is_some_and(|name| name == command))
+            .collect())
     }
 
     /// Keys that were added to a machine on paper.
