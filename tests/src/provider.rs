@@ -438,7 +438,7 @@ impl Provider {
         let lines: Vec<&str> = log.lines().collect();
         let shown = &lines[lines.len().saturating_sub(SHOWN_LOG_LINES)..];
         eprintln!("--- the end of the provider's log\n{}", shown.join("\n"));
-        show_consoles(&self.data_dir());
+        show_consoles(self.setup.directory.path());
     }
 }
 
