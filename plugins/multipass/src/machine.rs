@@ -64,9 +64,7 @@ const SSH_PORT: u16 = 22;
 fn power(wanted: Wanted, state: &State, ready: bool) -> PowerState {
     match (state, wanted) {
         (State::DelayedShutdown | State::Suspending, _) => PowerState::Stopping,
-        (State::Stopped | State::Suspended | State::Deleted, Wanted::Running) => {
-            PowerState::Crashed
-        }
+        // Multipass does not tell a machine that crashed from one that was shut down inside.
         (State::Stopped | State::Suspended | State::Deleted, _) => PowerState::Stopped,
         (_, Wanted::Stopping) => PowerState::Stopping,
         (State::Running, _) => PowerState::Running,
@@ -86,9 +84,6 @@ fn detail(record: &Record, state: &State) -> Option<String> {
         )),
         (State::Suspended, Wanted::Running) => {
             Some("Multipass has suspended it; a start lets it go on".to_owned())
-        }
-        (State::Stopped, Wanted::Running) => {
-            Some("Multipass calls it Stopped: it was shut down from inside or by hand".to_owned())
         }
         (State::Other(name), _) => Some(format!("Multipass calls its state `{name}`")),
         _ => None,
@@ -595,9 +590,9 @@ mod tests {
             (Wanted::Running, State::Running, P::Running),
             (Wanted::Running, State::Starting, P::Starting),
             (Wanted::Running, State::Restarting, P::Starting),
-            (Wanted::Running, State::Stopped, P::Crashed),
-            (Wanted::Running, State::Suspended, P::Crashed),
-            (Wanted::Running, State::Deleted, P::Crashed),
+            (Wanted::Running, State::Stopped, P::Stopped),
+            (Wanted::Running, State::Suspended, P::Stopped),
+            (Wanted::Running, State::Deleted, P::Stopped),
             (Wanted::Running, State::Suspending, P::Stopping),
             (Wanted::Stopping, State::Running, P::Stopping),
             (Wanted::Stopping, State::Unknown, P::Stopping),
@@ -622,7 +617,6 @@ mod tests {
         assert_eq!(seen.ip_address.as_deref(), Some("10.1.2.3"));
         let off = instance(&record, &Sight { state: State::Stopped, ..sight }, true);
         assert_eq!((off.ssh, off.ip_address), (None, None));
-        assert!(off.detail.is_some_and(|detail| detail.contains("shut down from inside")));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl From<Spec> for SpecRecord {
 
 /// How far a machine's making came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Making {
     /// Multipass was not told of it.
     Requested,
