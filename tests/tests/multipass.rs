@@ -4,7 +4,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use golem_provider::faults::FaultPoint::{CreateMade, DeleteCleared, PluginHostCall};
 use golem_provider_tests::{
     Client, Image, Key, KeyKind, Multipass, Provider, Setup, Ssh, StandIn, database,
     multipass::REAL_IMAGE, ports, wait,
@@ -301,6 +302,56 @@ async fn a_launch_that_was_cut_off_leaks_no_machine() -> Result<()> {
     // Multipass denies that there is such a machine, and makes it all the same.
     provider.client().delete("/vms/my-vm").await?.expect(200)?;
     assert_nothing_is_left(&provider, &id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_is_killed_after_any_command_leaves_nothing_that_a_delete_does_not_remove()
+-> Result<()> {
+    let mut provider = provider(&Multipass::on_paper().with("prepare_seconds", 1)).await?;
+    let client = provider.client().clone();
+    for visit in 1..20 {
+        provider.arm(&[(PluginHostCall, visit), (CreateMade, 1)])?;
+        // Whether it was answered before the end depends on the moment.
+        let _ = client.post("/vms?async=true", &body("my-vm")).await;
+        let died_at = provider.death().await?;
+        provider.start_again().await?;
+        let deleted = client.delete("/vms/my-vm").await?;
+        ensure!(matches!(deleted.status, 200 | 404), "{} {}", deleted.status, deleted.text);
+        let instances = provider.multipass().instances()?;
+        ensure!(instances.is_empty(), "machines are left: {instances:?}");
+        let rows = database::rows_that_mention(&provider.data_dir(), "my-vm")?;
+        // Of a machine that may yet appear, the plugin remembers for a while that it has to go.
+        let left: Vec<_> = rows.iter().filter(|row| !row.starts_with("plugin_state: ")).collect();
+        ensure!(left.is_empty(), "rows are left: {left:?}");
+        ensure!(rows.is_empty() || rows.iter().any(|row| row.contains("abandoned")), "{rows:?}");
+        if died_at == CreateMade {
+            return Ok(());
+        }
+    }
+    bail!("a create never comes to its end")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_is_killed_after_any_command_is_finished_by_the_next_start() -> Result<()> {
+    let mut provider = provider(&Multipass::on_paper()).await?;
+    let client = provider.client().clone();
+    for visit in 1..20 {
+        create(&client, "my-vm").await?;
+        provider.arm(&[(PluginHostCall, visit), (DeleteCleared, 1)])?;
+        let answer = client.delete("/vms/my-vm").await;
+        let died_at = provider.death().await?;
+        ensure!(answer.is_err(), "answered before it was done: {answer:?}");
+        provider.start_again().await?;
+        wait::until("the VM to be gone", DEADLINE, PAUSE, async || {
+            Ok((client.get("/vms/my-vm").await?.status == 404).then_some(()))
+        })
+        .await?;
+        assert_nothing_is_left(&provider, "my-vm")?;
+        if died_at == DeleteCleared {
+            return Ok(());
+        }
+    }
+    bail!("a delete never comes to its end")
 }
 
 #[tokio::test(flavor = "multi_thread")]
