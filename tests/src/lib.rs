@@ -6,8 +6,9 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server. `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time;
-//! it needs the image that `cargo xtask image` builds.
+//! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
+//! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
+//! image` builds.
 
 mod binary;
 mod client;
@@ -15,6 +16,7 @@ pub mod database;
 mod images;
 mod load;
 pub mod mounts;
+pub mod multipass;
 pub mod paper;
 pub mod ports;
 pub mod processes;
@@ -27,7 +29,11 @@ pub mod wait;
 pub use binary::component;
 pub use client::{Answer, Client};
 pub use images::{DEFAULT_IMAGE, Image};
+<<<<<<< HEAD
 pub use load::Requests;
+=======
+pub use multipass::Multipass;
+>>>>>>> multipass
 pub use paper::Paper;
 pub use provider::{Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::{
     Client, DEFAULT_IMAGE, Image, Paper, binary, images,
     mounts::Mount,
+    multipass::{self, Multipass},
     paper,
     ports::{self, Block},
     processes, wait,
@@ -40,6 +41,8 @@ pub struct Setup {
     ports: Block,
     settings: BTreeMap<String, String>,
     command: Vec<String>,
+    /// Where programs are looked for first.
+    programs: Option<PathBuf>,
 }
 
 /// What a provider said that ended by itself.
@@ -64,6 +67,7 @@ impl Setup {
             directory,
             settings: BTreeMap::new(),
             command: vec!["dev".to_owned()],
+            programs: None,
             ports: ports.clone(),
         };
         let data_dir = setup.data_dir();
@@ -130,6 +134,22 @@ impl Setup {
             .with_plugin(paper::NAME, &paper.configuration())?
             .with("VM_BACKEND", paper::NAME)
             .with("DEFAULT_VM_IMAGE", paper::IMAGE))
+    }
+
+    /// Makes VMs by a stand-in for Multipass.
+    ///
+    /// # Errors
+    /// When the plugin is not built, or something cannot be put in place.
+    pub fn with_multipass(mut self, multipass: &Multipass) -> Result<Setup> {
+        self.programs = Some(multipass.install(&self.multipass_dir())?);
+        Ok(self
+            .with_plugin(multipass::NAME, &multipass.configuration()?)?
+            .with("VM_BACKEND", multipass::NAME)
+            .with("DEFAULT_VM_IMAGE", multipass::IMAGE))
+    }
+
+    fn multipass_dir(&self) -> PathBuf {
+        self.directory.path().join("multipass")
     }
 
     /// Keeps a file system for as long as there is a provider.
@@ -204,6 +224,11 @@ impl Setup {
             .env("HOME", self.directory.path())
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        if let Some(programs) = &self.programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(path).context("making up a PATH")?);
+        }
         Ok(command)
     }
 }
@@ -272,6 +297,11 @@ impl Provider {
     /// The machines that its backend on paper keeps.
     pub fn paper_machines(&self) -> paper::Machines {
         paper::Machines::of(&self.data_dir())
+    }
+
+    /// The stand-in for Multipass that its backend uses.
+    pub fn multipass(&self) -> multipass::Standing {
+        multipass::Standing::at(self.setup.multipass_dir())
     }
 
     /// Files and directories of its own whose path contains `text`.
@@ -437,7 +467,7 @@ impl Provider {
         let lines: Vec<&str> = log.lines().collect();
         let shown = &lines[lines.len().saturating_sub(SHOWN_LOG_LINES)..];
         eprintln!("--- the end of the provider's log\n{}", shown.join("\n"));
-        show_consoles(&self.data_dir());
+        show_consoles(self.setup.directory.path());
     }
 }
 

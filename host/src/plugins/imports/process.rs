@@ -34,6 +34,10 @@ use crate::{
 /// Where system programs are, if the provider was started without them in its `PATH` (as for an ordinary user).
 const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where package managers put programs that no service manager's `PATH` has. Only looked through: what programs are given as
+/// their own `PATH` stays the system's.
+const PACKAGE_DIRECTORIES: &str = "/snap/bin:/opt/homebrew/bin";
+
 impl Host for CallState {
     async fn find(&mut self, program: String) -> Result<String, Error> {
         let path = self.granted(program).await?;
@@ -133,6 +137,7 @@ pub fn locate(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(std::env::split_paths(SYSTEM_DIRECTORIES))
+        .chain(std::env::split_paths(PACKAGE_DIRECTORIES))
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(program))
         .find(|file| is_executable(file))
