@@ -29,11 +29,8 @@ pub mod wait;
 pub use binary::component;
 pub use client::{Answer, Client};
 pub use images::{DEFAULT_IMAGE, Image};
-<<<<<<< HEAD
 pub use load::Requests;
-=======
 pub use multipass::Multipass;
->>>>>>> multipass
 pub use paper::Paper;
 pub use provider::{Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
