@@ -247,7 +247,7 @@ async fn transfer(port: u16) -> Result<()> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let mut greeting = vec![0; golem_provider_tests::GREETING.len()];
     stream.read_exact(&mut greeting).await?;
-    let sent: Vec<u8> = (0..64 * 1024_u32).map(|number| (number * 31 >> 3) as u8).collect();
+    let sent: Vec<u8> = (0..64 * 1024_u32).map(|number| ((number * 31) >> 3) as u8).collect();
     let mut back = vec![0; sent.len()];
     loop {
         stream.write_all(&sent).await?;

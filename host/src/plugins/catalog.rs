@@ -60,13 +60,13 @@ pub struct Catalog {
     shared: Mutex<BTreeMap<String, Shared>>,
 }
 
-/// What a component is linked for.
+/// The directory that a component is linked with.
 #[derive(Clone, Copy)]
-enum Opened<'a> {
-    /// To be the plugin of this name.
-    As(&'a str),
-    /// To be looked at, in this directory that is removed afterwards.
-    Examined(&'a Path),
+enum Workplace<'a> {
+    /// That of the plugin of this name.
+    Own(&'a str),
+    /// One that is removed afterwards.
+    Passing(&'a Path),
 }
 
 /// Two versions of a plugin work in the same directory while one takes over from the other.
@@ -231,7 +231,8 @@ impl Catalog {
         source: Source,
         configuration: Configuration,
     ) -> Result<ProbedBackend, PluginError> {
-        let (backend, about, settings) = self.link(Opened::As(name), source, configuration).await?;
+        let (backend, about, settings) =
+            self.link(Some(name), Workplace::Own(name), source, configuration).await?;
         let wrong_settings = |problem| PluginError::Settings {
             name: name.to_owned(),
             file: ConfigurationFile::of(&self.config.plugin_dir, name).path().to_owned(),
@@ -255,36 +256,33 @@ impl Catalog {
 
     /// What a component is and asks for. Nothing of it runs but its `describe`, which needs nothing.
     pub(super) async fn examine(&self, source: Source) -> Result<About, PluginError> {
+        self.describe_as(None, source, Configuration::default()).await
+    }
+
+    /// What a component is, and what it would have as the plugin `name` under this configuration. It gets nothing to work
+    /// with: a provider that runs may be at work in its directory.
+    pub(super) async fn describe_as(
+        &self,
+        name: Option<&str>,
+        source: Source,
+        configuration: Configuration,
+    ) -> Result<About, PluginError> {
         let directory = self.config.cache_dir.join(format!("examined-{}", uuid::Uuid::new_v4()));
-        let examined = self.link(Opened::Examined(&directory), source, Configuration::default());
-        let examined = examined.await;
+        let examined = self.link(name, Workplace::Passing(&directory), source, configuration).await;
         // Nothing should be in it, and nobody else knows its name.
         let _ = tokio::fs::remove_dir_all(&directory).await;
         Ok(examined?.1)
     }
 
-    /// What a component is as the plugin `name`, under this configuration. It is not probed.
-    pub(super) async fn describe_as(
-        &self,
-        name: &str,
-        source: Source,
-        configuration: Configuration,
-    ) -> Result<About, PluginError> {
-        Ok(self.link(Opened::As(name), source, configuration).await?.1)
-    }
-
     /// Compiles, links and describes.
     async fn link(
         &self,
-        opened: Opened<'_>,
+        name: Option<&str>,
+        workplace: Workplace<'_>,
         source: Source,
         configuration: Configuration,
     ) -> Result<(VmComponent, About, serde_json::Value), PluginError> {
         let Source { origin, bytes } = source;
-        let name = match opened {
-            Opened::As(name) => Some(name),
-            Opened::Examined(_) => None,
-        };
         let file_name = name.unwrap_or("plugin").to_owned();
         let manifest_error = |source| PluginError::Manifest {
             name: file_name.clone(),
@@ -312,9 +310,11 @@ impl Catalog {
                 problem,
             }
         })?;
-        let shared = match opened {
-            Opened::As(name) => self.shared(name).await?,
-            Opened::Examined(directory) => open_directory("plugin", directory.to_owned()).await?,
+        let shared = match workplace {
+            Workplace::Own(name) => self.shared(name).await?,
+            Workplace::Passing(directory) => {
+                open_directory(&file_name, directory.to_owned()).await?
+            }
         };
         let asks = manifest.asks();
         let missing = grants.missing(&asks);

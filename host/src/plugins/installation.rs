@@ -174,7 +174,7 @@ impl Catalog {
         let enabled = configuration.is_enabled();
         let source = self.component_file(name).await?;
         let is_bundled = source.origin == BUNDLED_ORIGIN;
-        let mut about = self.describe_as(name, source, configuration).await?;
+        let mut about = self.describe_as(Some(name), source, configuration).await?;
         if is_bundled {
             about.origin = "bundled".to_owned();
         }
@@ -190,7 +190,8 @@ impl Catalog {
         check_name(&about.name)?;
         let configuration = self.configuration(&about.name).await?;
         let source = read_component(file).await?;
-        about.missing = self.describe_as(&about.name, source, configuration).await?.missing;
+        let described = self.describe_as(Some(&about.name), source, configuration).await?;
+        about.missing = described.missing;
         Ok(about)
     }
 
