@@ -6,6 +6,7 @@
 //!          │
 //!          ├ settings telemetry   read once, at the start
 //!          ├ api                  HTTP: what requestors see
+//!          ├ admin                a unix socket: what the operator's commands ask of a provider that runs
 //!          ├ vms                  a VM's life: the one who decides
 //!          │   ├ resources ports  is there room, and which port
 //!          │   ├ store            SQLite: what has to last
@@ -17,6 +18,7 @@
 //!
 //! A module calls those below it and none above. Only `plugins` knows wasmtime, only `store` knows SQL, only `api` knows HTTP.
 
+pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod faults;

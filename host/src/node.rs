@@ -22,14 +22,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admin::{self, AdminListener, PluginDesk},
     api::{Api, ApiState, Server},
     payments::wallet::{Wallet, WalletError},
     plugins::{
-        Severity, StateError, StateStore,
+        Finding, StateError, StateStore,
         catalog::{Catalog, CatalogConfig, CatalogError, PluginError, ProbedBackend},
     },
     ports::{InvalidRange, PortAllocator},
@@ -128,6 +130,9 @@ struct Node {
     store: Store,
     proxy: Proxy,
     vms: VmService,
+    desk: PluginDesk,
+    /// Absent where the socket could not be made.
+    admin: Option<AdminListener>,
 }
 
 impl Node {
@@ -152,7 +157,7 @@ impl Node {
         let state: Arc<dyn StateStore> = Arc::new(store.plugin_state());
         let wallet_settings = settings.wallet.clone();
         // Side by side: a plugin's probe waits for programs, and none of these needs another.
-        let (wallet, monitor, backends) = tokio::try_join!(
+        let (wallet, monitor, (catalog, backends)) = tokio::try_join!(
             async {
                 let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings));
                 Ok::<_, NodeError>(opening.await??)
@@ -161,7 +166,9 @@ impl Node {
             async {
                 let setting_up =
                     tokio::task::spawn_blocking(|| Catalog::new(catalog_config, state));
-                Ok(load_backends(&setting_up.await??, settings.vm_backend.as_deref()).await?)
+                let catalog = setting_up.await??;
+                let backends = load_backends(&catalog, settings.vm_backend.as_deref()).await?;
+                Ok((catalog, backends))
             },
         )?;
 
@@ -180,11 +187,16 @@ impl Node {
         })
         .await?;
         let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
-        Ok(Self { begun, listener, api, store, proxy, vms })
+        let desk = PluginDesk::new(Arc::new(catalog), vms.clone());
+        let admin = AdminListener::bind(&settings.data_dir)
+            // Machines matter more than the convenience of changing plugins without a restart.
+            .inspect_err(|error| tracing::error!("{error}"))
+            .ok();
+        Ok(Self { begun, listener, api, store, proxy, vms, desk, admin })
     }
 
     async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, api, store, proxy, vms } = self;
+        let Self { begun, listener, api, store, proxy, vms, desk, admin } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -198,8 +210,15 @@ impl Node {
                 "development: nothing is advertised, no payments are taken, no ports are verified"
             );
         }
+        let mut helpers = JoinSet::new();
+        helpers.spawn(admin::watch(desk.clone(), stop.clone()));
+        if let Some(admin) = admin {
+            helpers.spawn(admin::serve(admin, desk, stop.clone()));
+        }
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
+        // A change to the plugins that is under way is cut off between two steps, as by a crash.
+        helpers.shutdown().await;
         let stop_vms = settings.vms.stop_on_exit;
         tracing::info!(
             "ending; running machines {}",
@@ -231,17 +250,24 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
         let probed = match probed {
             Ok(probed) => probed,
             Err(error) if is_wanted => return Err(error),
+            Err(error @ PluginError::Disabled { .. }) => {
+                tracing::info!(plugin.name = %name, "{error}");
+                reasons.push(error.to_string());
+                continue;
+            }
             Err(error) => {
                 tracing::error!(plugin.name = %name, "{error}");
                 reasons.push(error.to_string());
                 continue;
             }
         };
-        report(&probed, &mut reasons);
+        admin::report(&probed);
+        let name_of = |finding: &Finding| format!("{name}: {}", finding.sentence());
+        reasons.extend(probed.findings.iter().filter(|finding| finding.blocks()).map(name_of));
         if probed.works() && (is_wanted || (wanted.is_none() && default.is_none())) {
             tracing::info!(
                 plugin.name = %name,
-                plugin.version = %probed.version,
+                plugin.version = %probed.about.version,
                 "new machines are made by {name}"
             );
             default = Some(loaded.len());
@@ -256,28 +282,10 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
         None => {
             let reason = reasons.join("; ");
             tracing::error!("no machine can be made until this is mended: {reason}");
-            Backends::none(reason)
+            let others = loaded.into_iter().map(|probed| probed.backend).collect();
+            Backends::none(reason, others)
         }
     })
-}
-
-/// Tells the operator what the probe found; what blocks is kept as a reason too.
-fn report(probed: &ProbedBackend, reasons: &mut Vec<String>) {
-    let name = probed.backend.name();
-    for finding in &probed.findings {
-        let text = match &finding.remedy {
-            Some(remedy) => format!("{}; {remedy}", finding.message),
-            None => finding.message.clone(),
-        };
-        match finding.severity {
-            Severity::Info => tracing::info!(plugin.name = name, "{text}"),
-            Severity::Warning => tracing::warn!(plugin.name = name, "{text}"),
-            Severity::Blocking => {
-                tracing::error!(plugin.name = name, "{text}");
-                reasons.push(format!("{name}: {text}"));
-            }
-        }
-    }
 }
 
 fn rules(settings: &Settings) -> Rules {

@@ -21,6 +21,14 @@ pub struct Image {
     entry: toml::Table,
 }
 
+/// An image with what QEMU starts itself.
+pub(crate) struct DirectBoot<'a> {
+    pub disk: &'a str,
+    pub kernel: &'a str,
+    pub initrd: &'a str,
+    pub append: &'a str,
+}
+
 impl Image {
     /// The image for tests.
     ///
@@ -62,6 +70,17 @@ impl Image {
         let mut entry = self.entry.clone();
         entry.insert("sha256".to_owned(), "0".repeat(64).into());
         Image { alias: alias.to_owned(), entry }
+    }
+
+    /// What boots the image without firmware; absent where there is no kernel beside it.
+    pub(crate) fn direct_boot(&self) -> Option<DirectBoot<'_>> {
+        let direct = self.entry.get("direct-boot")?;
+        Some(DirectBoot {
+            disk: self.entry.get("source")?.as_str()?,
+            kernel: direct.get("kernel")?.as_str()?,
+            initrd: direct.get("initrd")?.as_str()?,
+            append: direct.get("append")?.as_str()?,
+        })
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -6,15 +6,18 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server. `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time;
-//! it needs the image that `cargo xtask image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
+//! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
+//! image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 mod binary;
 mod client;
 mod conformance;
 pub mod database;
 mod images;
+mod load;
 pub mod mounts;
+pub mod multipass;
 pub mod paper;
 pub mod ports;
 pub mod processes;
@@ -28,7 +31,9 @@ pub use binary::{component, provider as program};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};
+pub use load::Requests;
+pub use multipass::Multipass;
 pub use paper::Paper;
 pub use provider::{Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
-pub use stand_in::StandIn;
+pub use stand_in::{GREETING, StandIn};

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::{
     Client, DEFAULT_IMAGE, Image, Paper, binary, images,
     mounts::Mount,
+    multipass::{self, Multipass},
     paper,
     ports::{self, Block},
     processes, wait,
@@ -40,6 +41,8 @@ pub struct Setup {
     ports: Block,
     settings: BTreeMap<String, String>,
     command: Vec<String>,
+    /// Where programs are looked for first.
+    programs: Option<PathBuf>,
 }
 
 /// What a provider said that ended by itself.
@@ -64,6 +67,7 @@ impl Setup {
             directory,
             settings: BTreeMap::new(),
             command: vec!["dev".to_owned()],
+            programs: None,
             ports: ports.clone(),
         };
         let data_dir = setup.data_dir();
@@ -132,6 +136,22 @@ impl Setup {
             .with("DEFAULT_VM_IMAGE", paper::IMAGE))
     }
 
+    /// Makes VMs by a stand-in for Multipass.
+    ///
+    /// # Errors
+    /// When the plugin is not built, or something cannot be put in place.
+    pub fn with_multipass(mut self, multipass: &Multipass) -> Result<Setup> {
+        self.programs = Some(multipass.install(&self.multipass_dir())?);
+        Ok(self
+            .with_plugin(multipass::NAME, &multipass.configuration()?)?
+            .with("VM_BACKEND", multipass::NAME)
+            .with("DEFAULT_VM_IMAGE", multipass::IMAGE))
+    }
+
+    fn multipass_dir(&self) -> PathBuf {
+        self.directory.path().join("multipass")
+    }
+
     /// Keeps a file system for as long as there is a provider.
     #[must_use]
     pub fn with_mount(mut self, mount: Mount) -> Setup {
@@ -170,7 +190,11 @@ impl Setup {
     /// # Errors
     /// When it does not end in time.
     pub async fn run_to_the_end(&self) -> Result<Ended> {
-        let mut command = tokio::process::Command::from(self.process()?);
+        self.run(self.command.clone()).await
+    }
+
+    async fn run(&self, arguments: Vec<String>) -> Result<Ended> {
+        let mut command = tokio::process::Command::from(self.process(&arguments)?);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let output = wait::within("a provider that should end", START_DEADLINE, command.output());
         let output = output.await?.context("starting the provider")?;
@@ -217,16 +241,21 @@ impl Setup {
     }
 
     /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
-    fn process(&self) -> Result<Command> {
+    fn process(&self, arguments: &[String]) -> Result<Command> {
         let mut command = Command::new(binary::provider()?);
         without_settings_of_the_caller(&mut command);
         command
-            .args(&self.command)
+            .args(arguments)
             .envs(&self.settings)
             .env(faults::FILE_VARIABLE, self.fault_points_file())
             .env("HOME", self.directory.path())
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        if let Some(programs) = &self.programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(path).context("making up a PATH")?);
+        }
         Ok(command)
     }
 }
@@ -274,9 +303,7 @@ impl Provider {
     /// # Errors
     /// When it does not run.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let kib = processes::Process::with_id(self.pid()?)?.status("VmRSS")?;
-        let kib: u64 = kib.first().context("an empty VmRSS")?.parse().context("reading VmRSS")?;
-        Ok(kib * 1024)
+        processes::Process::with_id(self.pid()?)?.resident_bytes()
     }
 
     /// What it has logged up to now.
@@ -305,6 +332,11 @@ impl Provider {
     /// The machines that its backend on paper keeps.
     pub fn paper_machines(&self) -> paper::Machines {
         paper::Machines::of(&self.data_dir())
+    }
+
+    /// The stand-in for Multipass that its backend uses.
+    pub fn multipass(&self) -> multipass::Standing {
+        multipass::Standing::at(self.setup.multipass_dir())
     }
 
     /// Files and directories of its own whose path contains `text`.
@@ -342,6 +374,14 @@ impl Provider {
         self.setup.run_to_the_end().await
     }
 
+    /// Runs `golem-provider` with these arguments and the provider's settings, as its operator would.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        self.setup.run(arguments.iter().map(|argument| (*argument).to_owned()).collect()).await
+    }
+
     /// Starts it where none runs, on the same data directory and ports, and waits until it answers.
     ///
     /// # Errors
@@ -351,7 +391,7 @@ impl Provider {
             bail!("the provider runs already");
         }
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let mut command = self.setup.process()?;
+        let mut command = self.setup.process(&self.setup.command)?;
         command.stdout(log.try_clone()?).stderr(log);
         self.process = Some(command.spawn().context("starting the provider")?);
         let (client, pause) = (self.client.clone(), Duration::from_millis(50));
@@ -462,7 +502,7 @@ impl Provider {
         let lines: Vec<&str> = log.lines().collect();
         let shown = &lines[lines.len().saturating_sub(SHOWN_LOG_LINES)..];
         eprintln!("--- the end of the provider's log\n{}", shown.join("\n"));
-        show_consoles(&self.data_dir());
+        show_consoles(self.setup.directory.path());
     }
 }
 

@@ -35,8 +35,15 @@ impl StandIn {
     /// # Errors
     /// When there is none.
     pub async fn start() -> Result<StandIn> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening for SSH")?;
+        StandIn::start_at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// # Errors
+    /// When nobody may listen there, or somebody does.
+    pub async fn start_at(address: SocketAddr) -> Result<StandIn> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening for SSH on {address}"))?;
         let address = listener.local_addr()?;
         let sessions = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&sessions);

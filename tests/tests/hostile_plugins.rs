@@ -1,18 +1,10 @@
 //! A plugin that does what no plugin must do, in a provider that has VMs of another one and requestors who ask all the time.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use golem_provider_tests::{Client, Paper, Provider, Setup, StandIn, wait};
-use reqwest::Method;
+use anyhow::{Context, Result, ensure};
+use golem_provider_tests::{Client, Paper, Provider, Requests, Setup, StandIn, wait};
 use serde_json::{Value, json};
-use tokio::task::{JoinHandle, JoinSet};
 
 /// Between two requests.
 const EVERY: Duration = Duration::from_millis(10);
@@ -41,7 +33,7 @@ async fn whatever_a_plugin_does_other_vms_and_all_requests_go_on() -> Result<()>
     provider.set("DEFAULT_VM_IMAGE", "hostile");
     provider.start_again().await?;
     let before_bytes = provider.resident_bytes()?;
-    let requests = Requests::begin(provider.client().clone());
+    let requests = Requests::begin(provider.client().clone(), EVERY);
     let client = provider.client();
 
     for (deed, reason) in [
@@ -51,7 +43,10 @@ async fn whatever_a_plugin_does_other_vms_and_all_requests_go_on() -> Result<()>
         ("allocate", "bytes of memory, which is more than the 128 MiB"),
         ("write-megabytes", "it handed over more than 8 MiB at once"),
         ("long-error", "wrong wrong"),
-        ("program", "running `sh` is not granted to this plugin; to allow it, add programs"),
+        (
+            "program",
+            "running `sh` is not granted to the plugin misbehaving; to allow it: golem-provider plugin grant misbehaving programs sh",
+        ),
     ] {
         let failed = failed_create(client, deed).await?;
         ensure!(failed.contains(reason), "{deed}: {failed}");
@@ -115,50 +110,4 @@ async fn failed_create(client: &Client, name: &str) -> Result<String> {
     .await?;
     client.delete(&path).await?.expect(200)?;
     Ok(reason)
-}
-
-/// A hundred requests a second that no plugin is needed for.
-struct Requests {
-    ended: Arc<AtomicBool>,
-    asking: JoinHandle<Result<(usize, Duration)>>,
-}
-
-impl Requests {
-    fn begin(client: Client) -> Requests {
-        let ended = Arc::new(AtomicBool::new(false));
-        let asking = tokio::spawn(ask_until(client, Arc::clone(&ended)));
-        Requests { ended, asking }
-    }
-
-    /// How many there were, and how long the slowest took.
-    async fn end(self) -> Result<(usize, Duration)> {
-        self.ended.store(true, Ordering::Relaxed);
-        self.asking.await?
-    }
-}
-
-async fn ask_until(client: Client, ended: Arc<AtomicBool>) -> Result<(usize, Duration)> {
-    let mut asked = JoinSet::new();
-    let mut ticks = tokio::time::interval(EVERY);
-    let mut paths = ["/api/v1/vms/my-vm", "/health", "/api/v1/vms", "/api/v1/provider/info"]
-        .into_iter()
-        .cycle();
-    while !ended.load(Ordering::Relaxed) {
-        ticks.tick().await;
-        let (client, path) = (client.clone(), paths.next().context("no path")?);
-        asked.spawn(async move {
-            let begun = Instant::now();
-            let answer = client.send(Method::GET, path, None).await?;
-            if answer.status != 200 {
-                bail!("{path} answered {}: {}", answer.status, answer.text);
-            }
-            Ok(begun.elapsed())
-        });
-    }
-    let (mut count, mut longest) = (0, Duration::ZERO);
-    while let Some(answer) = asked.join_next().await {
-        longest = longest.max(answer??);
-        count += 1;
-    }
-    Ok((count, longest))
 }

@@ -98,7 +98,6 @@ async fn the_tutorial_leads_from_nothing_to_a_machine_of_a_new_plugin() -> Resul
         .env("PATH", format!("{}:{}", programs.display(), env::var("PATH")?))
         .env("PROVIDER_SOURCE", &source)
         .env("SSH_PORT", ssh.address().port().to_string())
-        .env("DATA_DIR", setup.data_dir())
         .env("CARGO_TARGET_DIR", &target)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -47,6 +47,10 @@ impl PartialSchema for CreateBody {
                             "type": ["string", "null"], "maxLength": MAX_IMAGE_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
                             "description": "An image the provider knows; its default where none is given.",
                         },
+                        "backend": {
+                            "type": ["string", "null"], "maxLength": MAX_BACKEND_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
+                            "description": "Which of the provider's backends makes the machine; its default where none is given.",
+                        },
                         "ssh_key": key_schema("An OpenSSH public key that logs in as root. One can be added later.", true),
                         "stream_id": {
                             "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX,
@@ -143,6 +147,8 @@ const NAMED: [(&str, [u64; 3]); 4] =
 
 /// The longest image name that is looked at, in characters.
 const MAX_IMAGE_LENGTH: usize = 256;
+/// The longest backend name that is looked at, in characters.
+const MAX_BACKEND_LENGTH: usize = 64;
 
 /// # Errors
 /// 422 with everything that is wrong.
@@ -152,14 +158,15 @@ pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
     let mut problems = Problems::default();
     let name = name(&fields, &mut problems);
     let resources = resources(&fields, &mut problems);
-    let image = image(&fields, &mut problems);
+    let image = choice("image", MAX_IMAGE_LENGTH, &fields, &mut problems);
+    let backend = choice("backend", MAX_BACKEND_LENGTH, &fields, &mut problems);
     let ssh_key = fields
         .text("ssh_key", &mut problems)
         .and_then(|text| key(text, fields.location("ssh_key"), &mut problems));
     fields.whole("stream_id", &mut problems);
     problems.check()?;
     match (name, resources) {
-        (Some(name), Some(resources)) => Ok(NewVm { name, resources, image, ssh_key }),
+        (Some(name), Some(resources)) => Ok(NewVm { name, resources, backend, image, ssh_key }),
         // Each is `None` only together with a problem, which has been returned.
         _ => Err(ApiError::internal()),
     }
@@ -175,13 +182,19 @@ fn name(fields: &Fields<'_>, problems: &mut Problems) -> Option<VmName> {
         .ok()
 }
 
-fn image(fields: &Fields<'_>, problems: &mut Problems) -> Option<String> {
-    let image = fields.text("image", problems).filter(|image| !image.is_empty())?;
-    if image.chars().count() > MAX_IMAGE_LENGTH || image.chars().any(char::is_control) {
-        let msg = format!("image has to be a name of at most {MAX_IMAGE_LENGTH} characters");
-        problems.add(fields.location("image"), "value_error", msg);
+/// A name that the provider knows or does not.
+fn choice(
+    field: &'static str,
+    max_length: usize,
+    fields: &Fields<'_>,
+    problems: &mut Problems,
+) -> Option<String> {
+    let name = fields.text(field, problems).filter(|name| !name.is_empty())?;
+    if name.chars().count() > max_length || name.chars().any(char::is_control) {
+        let msg = format!("{field} has to be a name of at most {max_length} characters");
+        problems.add(fields.location(field), "value_error", msg);
     }
-    Some(image.to_owned())
+    Some(name.to_owned())
 }
 
 /// Reads an SSH key, or says what is wrong with it.

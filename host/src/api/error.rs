@@ -152,6 +152,7 @@ impl From<VmError> for ApiError {
                 return Self::new(StatusCode::NOT_FOUND, "vm_not_found", detail);
             }
             VmError::NameTaken { .. } => (StatusCode::CONFLICT, "name_in_use"),
+            VmError::UnknownBackend { .. } => (StatusCode::BAD_REQUEST, "unknown_backend"),
             VmError::UnknownImage { .. } => (StatusCode::BAD_REQUEST, "unknown_image"),
             VmError::Insufficient { .. } => (StatusCode::CONFLICT, "insufficient_resources"),
             VmError::NoPort { .. } => (StatusCode::CONFLICT, "no_port"),

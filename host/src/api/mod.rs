@@ -54,7 +54,7 @@ pub const PREFIX: &str = "/api/v1";
 #[derive(Clone)]
 pub struct ApiState {
     pub vms: VmService,
-    pub info: ProviderInfo,
+    info: Arc<provider::WrittenInfo>,
     pub environment: Environment,
     pub pricing: PricingSettings,
     pub settings: ApiSettings,
@@ -65,8 +65,11 @@ impl ApiState {
     /// `provider_id` is the address of the provider's key.
     pub fn new(settings: &Settings, provider_id: String, vms: VmService) -> Self {
         Self {
+            info: Arc::new(provider::WrittenInfo::new(
+                ProviderInfo::new(&settings.identity, provider_id),
+                vms.backends(),
+            )),
             vms,
-            info: ProviderInfo::new(&settings.identity, provider_id),
             environment: settings.environment,
             pricing: settings.pricing,
             settings: settings.api.clone(),
@@ -95,7 +98,7 @@ impl Answer for Api {
 /// Everything that is answered.
 fn routes(state: ApiState) -> Router {
     Router::new()
-        .merge(provider::answer(&state.info))
+        .merge(provider::routes())
         .merge(vms::routes())
         .merge(jobs::routes())
         .merge(payments::routes())

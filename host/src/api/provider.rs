@@ -1,13 +1,23 @@
-//! `GET /provider/info`: who this provider is and where it is paid. It never changes, so it is written once.
+//! `GET /provider/info`: who this provider is, where it is paid and what makes its machines. Written once for each state of
+//! that, since clients ask for it all the time.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::{PoisonError, RwLock},
+};
 
-use axum::{Router, body::Bytes, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router, body::Bytes, extract::State, http::header, response::IntoResponse, response::Response,
+    routing::get,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::versioned;
-use crate::settings::{IdentitySettings, keys::NO_ADDRESS};
+use super::{versioned, vms::AnyState};
+use crate::{
+    settings::{IdentitySettings, keys::NO_ADDRESS},
+    vms::Backends,
+};
 
 /// Who this provider is and where it is paid.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -32,6 +42,12 @@ pub struct ProviderInfo {
     pub platform: &'static str,
     /// The provider's name in listings.
     pub name: String,
+    /// What machines can be made by; a request may name one of them.
+    #[schema(example = json!(["qemu"]))]
+    pub backends: Vec<String>,
+    /// What makes a machine whose request names no backend.
+    #[schema(example = "qemu")]
+    pub default_backend: Option<String>,
 }
 
 impl ProviderInfo {
@@ -44,8 +60,54 @@ impl ProviderInfo {
             country: identity.country.clone(),
             platform: platform(),
             name: identity.name.clone(),
+            backends: Vec::new(),
+            default_backend: None,
         }
     }
+}
+
+/// The answer, as it was written last.
+pub struct WrittenInfo {
+    info: ProviderInfo,
+    /// With the revision of the backends that it tells of.
+    written: RwLock<(u64, Bytes)>,
+}
+
+impl WrittenInfo {
+    pub fn new(info: ProviderInfo, backends: &Backends) -> Self {
+        let written = RwLock::new(write(&info, backends));
+        Self { info, written }
+    }
+
+    /// Where this provider is reached, where that is known.
+    pub fn ip_address(&self) -> Option<IpAddr> {
+        self.info.ip_address
+    }
+
+    fn bytes(&self, backends: &Backends) -> Bytes {
+        {
+            let (revision, bytes) = &*self.written.read().unwrap_or_else(PoisonError::into_inner);
+            if *revision == backends.revision() {
+                return bytes.clone();
+            }
+        }
+        let written = write(&self.info, backends);
+        let bytes = written.1.clone();
+        *self.written.write().unwrap_or_else(PoisonError::into_inner) = written;
+        bytes
+    }
+}
+
+fn write(info: &ProviderInfo, backends: &Backends) -> (u64, Bytes) {
+    // First, so that what changes meanwhile is told by the next answer.
+    let revision = backends.revision();
+    let info = ProviderInfo {
+        backends: backends.names(),
+        default_backend: backends.default_name().ok(),
+        ..info.clone()
+    };
+    // Texts and nothing else: writing them cannot fail.
+    (revision, Bytes::from(serde_json::to_vec(&info).unwrap_or_default()))
 }
 
 /// The network's word for this machine's architecture.
@@ -56,17 +118,13 @@ fn platform() -> &'static str {
     }
 }
 
-/// The route with its one answer.
-pub fn answer<S: Clone + Send + Sync + 'static>(info: &ProviderInfo) -> Router<S> {
-    // Texts and nothing else: writing them cannot fail.
-    let body = Bytes::from(serde_json::to_vec(info).unwrap_or_default());
-    Router::new().route(
-        &versioned("/provider/info"),
-        get(async move || ([(header::CONTENT_TYPE, "application/json")], body).into_response()),
-    )
+pub fn routes() -> Router<AnyState> {
+    Router::new().route(&versioned("/provider/info"), get(info))
 }
 
 /// Who this provider is and where it is paid
 #[utoipa::path(get, path = "/provider/info", context_path = "/api/v1", tag = "provider", responses((status = 200, body = ProviderInfo)))]
-#[expect(dead_code, reason = "describes the route that `answer` makes")]
-pub fn info() {}
+pub async fn info(State(state): State<AnyState>) -> Response {
+    let bytes = state.info.bytes(state.vms.backends());
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}

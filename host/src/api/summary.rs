@@ -29,6 +29,8 @@ pub struct Summary<'a> {
     environment: Environment,
     resources: ResourcesBody,
     pricing: Pricing,
+    /// What machines can be made by.
+    backends: Vec<String>,
     vms: Vec<VmBody<'a>>,
 }
 
@@ -104,6 +106,7 @@ pub async fn summary(State(state): State<AnyState>) -> Response {
         environment: *environment,
         resources: vms.resources().into(),
         pricing: (*pricing).into(),
+        backends: vms.backends().names(),
         vms: list.iter().map(|vm| VmBody::of(vm)).collect(),
     };
     Json(summary).into_response()

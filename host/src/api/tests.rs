@@ -386,7 +386,7 @@ async fn a_backend_that_fails_is_told_apart_by_status() {
 #[tokio::test]
 async fn without_a_backend_reading_works_and_making_is_refused_with_the_reason() {
     let fixture = Fixture::default();
-    let node = fixture.start_with(Backends::none("QEMU is not installed".into())).await;
+    let node = fixture.start_with(Backends::none("QEMU is not installed".into(), Vec::new())).await;
     let provider = Provider::of(fixture, node);
     let answer = provider.post("/vms", json!({"name": "abc"})).await;
     assert!(

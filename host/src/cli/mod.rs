@@ -40,7 +40,7 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Config),
-    /// Write, pack and test plugins
+    /// Write, test, install, grant, switch and look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
 }
@@ -68,8 +68,11 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
         Command::Config(_) => Overrides::default(),
-        // For authors of plugins, who need no provider and no settings of one.
-        Command::Plugin(command) => return command.run(),
+        Command::Plugin(command) => match command.of_an_author() {
+            // Needs no provider, and no settings of one.
+            Some(command) => return command.run(),
+            None => Overrides::default(),
+        },
     };
     let settings = match settings::load(&overrides) {
         Ok(settings) => settings,
@@ -83,7 +86,11 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Config(command) => {
             command.run(&settings, &mut std::io::stdout().lock()).map_err(Into::into)
         }
-        Command::Plugin(command) => return command.run(),
+        Command::Plugin(command) => match command.run(&settings) {
+            Ok(plugin::Outcome::Done) => Ok(()),
+            Ok(plugin::Outcome::NeedsConsent) => return ExitCode::from(WRONG_USAGE),
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,8 +26,8 @@ pub(super) struct PluginContext {
     pub grants: Grants,
     /// Valid JSON, an object.
     pub settings: String,
-    pub directory: PluginDirectory,
-    pub downloads: Downloads,
+    pub directory: Arc<PluginDirectory>,
+    pub downloads: Arc<Downloads>,
     pub log: PluginLog,
     pub memory: MemoryShare,
     pub services: Arc<Services>,

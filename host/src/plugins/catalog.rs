@@ -1,39 +1,41 @@
 //! Finds the plugins, loads them with their settings and grants, and chooses the default.
 //!
 //! A plugin is one of the bundled ones, or a file `NAME.wasm` in the plugin directory, which takes the place of a bundled one
-//! of the same name. Beside it, or alone for a bundled one, `NAME.toml` holds what the operator has to say:
-//!
-//! ```toml
-//! [settings]              # the plugin's own settings, checked against its schema
-//! accelerator = "tcg"
-//!
-//! [grants]                # what it may use beyond what comes with a bundled plugin
-//! files = ["/srv/images/"]
-//! ```
+//! of the same name. Beside it, or alone for a bundled one, `NAME.toml` holds what the operator has to say (see
+//! `configuration`). Loading is all or nothing: compile, link, describe, check the settings, probe. Whoever asked goes on
+//! with what it had when any of that fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::{
     bundled,
     call::{MemoryShare, PluginContext, PluginDirectory},
-    component::{LoadError, PluginComponent},
+    component::{CONTRACT, LoadError, PluginComponent},
+    configuration::{Configuration, ConfigurationError, ConfigurationFile},
     engine::{Engine, EngineError},
     imports::{Machine, Services, StateStore, http, log::PluginLog},
     limits,
-    manifest::{GrantList, Grants, Manifest, ManifestError},
+    manifest::{Ask, Grants, Manifest, ManifestError},
     text,
     vm_backend::{BackendError, VmBackend},
     vm_component::{Finding, Severity, VmComponent},
 };
+
+/// The only kind there is up to now.
+const KIND: &str = "vm-backend";
+
+/// Where a bundled plugin comes from.
+pub(super) const BUNDLED_ORIGIN: &str = "this binary";
 
 /// Where plugins are, and what was set for them.
 #[derive(Debug, Clone)]
@@ -54,6 +56,24 @@ pub struct Catalog {
     services: Arc<Services>,
     config: CatalogConfig,
     limits: limits::Functions,
+    /// What all versions of a plugin of one name share, for as long as this process lives.
+    shared: Mutex<BTreeMap<String, Shared>>,
+}
+
+/// The directory that a component is linked with.
+#[derive(Clone, Copy)]
+enum Workplace<'a> {
+    /// That of the plugin of this name.
+    Own(&'a str),
+    /// One that is removed afterwards.
+    Passing(&'a Path),
+}
+
+/// Two versions of a plugin work in the same directory while one takes over from the other.
+#[derive(Clone)]
+struct Shared {
+    directory: Arc<PluginDirectory>,
+    downloads: Arc<http::Downloads>,
 }
 
 /// Plugins cannot be loaded at all.
@@ -78,8 +98,12 @@ pub enum PluginError {
     Uncompilable { name: String, origin: String },
     #[error("cannot read {file}: {source}", file = file.display())]
     Read { file: PathBuf, source: io::Error },
-    #[error("{file} is wrong: {source}", file = file.display())]
-    Configuration { file: PathBuf, source: Box<toml::de::Error> },
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error(
+        "the plugin {name} is switched off; to switch it on: golem-provider plugin enable {name}"
+    )]
+    Disabled { name: String },
     #[error("the plugin {name} from {origin} cannot be loaded: {source}")]
     Load { name: String, origin: String, source: LoadError },
     #[error("the plugin {name} from {origin}: {source}")]
@@ -96,19 +120,40 @@ pub enum PluginError {
     BrokenOff { name: String, source: tokio::task::JoinError },
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct PluginFile {
-    settings: toml::Table,
-    grants: GrantList,
-}
-
 /// A loaded VM backend and what its probe said.
 #[derive(Clone)]
 pub struct ProbedBackend {
     pub backend: Arc<dyn VmBackend>,
-    pub version: String,
+    pub about: About,
     pub findings: Vec<Finding>,
+}
+
+/// What is known of a plugin that was loaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct About {
+    pub name: String,
+    pub version: String,
+    pub kind: &'static str,
+    pub summary: String,
+    pub license: String,
+    /// The version of the contract that it was made for.
+    pub contract: &'static str,
+    /// Of the component, as hex.
+    pub sha256: String,
+    /// Where the component comes from, for people.
+    pub origin: String,
+    /// All that it asks for.
+    pub asks: Vec<Ask>,
+    /// What of that is not granted.
+    pub missing: Vec<Ask>,
+    #[serde(skip)]
+    pub settings_schema: String,
+}
+
+/// A component's bytes and where they are from.
+pub(super) struct Source {
+    pub origin: String,
+    pub bytes: Vec<u8>,
 }
 
 impl ProbedBackend {
@@ -128,7 +173,8 @@ impl Catalog {
             state,
             script: None,
         });
-        Ok(Self { engine, services, config, limits: limits::FUNCTIONS })
+        let shared = Mutex::default();
+        Ok(Self { engine, services, config, limits: limits::FUNCTIONS, shared })
     }
 
     /// For tests of what happens when a call takes too long.
@@ -158,92 +204,194 @@ impl Catalog {
         names
     }
 
+    /// Where `NAME.wasm` and `NAME.toml` are.
+    pub fn plugin_dir(&self) -> &Path {
+        &self.config.plugin_dir
+    }
+
     /// Loads a VM backend by name, checks its settings, and asks whether it can work here.
     pub async fn load_vm_backend(&self, name: &str) -> Result<ProbedBackend, PluginError> {
-        let (origin, bytes) = self.component_file(name).await?;
-        let configuration_file = self.config.plugin_dir.join(format!("{name}.toml"));
-        let file = read_configuration(&configuration_file).await?;
-        let manifest_error = |source| PluginError::Manifest {
+        let configuration = self.configuration(name).await?;
+        if !configuration.is_enabled() {
+            return Err(PluginError::Disabled { name: name.to_owned() });
+        }
+        let source = self.component_file(name).await?;
+        self.load(name, source, configuration).await
+    }
+
+    /// What the operator says about a plugin.
+    pub(super) async fn configuration(&self, name: &str) -> Result<Configuration, PluginError> {
+        let file = ConfigurationFile::of(&self.config.plugin_dir, name);
+        let read = tokio::task::spawn_blocking(move || file.read()).await;
+        let read =
+            read.map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })?;
+        Ok(read?)
+    }
+
+    /// Loads a component as the plugin `name`, under a configuration that need not be on the disk yet.
+    pub(super) async fn load(
+        &self,
+        name: &str,
+        source: Source,
+        configuration: Configuration,
+    ) -> Result<ProbedBackend, PluginError> {
+        let (backend, about, settings) =
+            self.link(Some(name), Workplace::Own(name), source, configuration).await?;
+        let wrong_settings = |problem| PluginError::Settings {
             name: name.to_owned(),
+            file: ConfigurationFile::of(&self.config.plugin_dir, name).path().to_owned(),
+            problem,
+        };
+        check_settings_within(limits::CHECK_SETTINGS, about.settings_schema.clone(), settings)
+            .await
+            .map_err(wrong_settings)?;
+        tracing::debug!(
+            plugin.name = %name,
+            "loaded {name} {} from {} ({}): {}",
+            about.version,
+            about.origin,
+            about.license,
+            about.summary
+        );
+        let silent = |source| PluginError::Silent { name: name.to_owned(), source };
+        let findings = backend.probe().await.map_err(silent)?;
+        Ok(ProbedBackend { backend: Arc::new(backend), about, findings })
+    }
+
+    /// What a component is and asks for. Nothing of it runs but its `describe`, which needs nothing.
+    pub(super) async fn examine(&self, source: Source) -> Result<About, PluginError> {
+        self.describe_as(None, source, Configuration::default()).await
+    }
+
+    /// What a component is, and what it would have as the plugin `name` under this configuration. It gets nothing to work
+    /// with: a provider that runs may be at work in its directory.
+    pub(super) async fn describe_as(
+        &self,
+        name: Option<&str>,
+        source: Source,
+        configuration: Configuration,
+    ) -> Result<About, PluginError> {
+        let directory = self.config.cache_dir.join(format!("examined-{}", uuid::Uuid::new_v4()));
+        let examined = self.link(name, Workplace::Passing(&directory), source, configuration).await;
+        // Nothing should be in it, and nobody else knows its name.
+        let _ = tokio::fs::remove_dir_all(&directory).await;
+        Ok(examined?.1)
+    }
+
+    /// Compiles, links and describes.
+    async fn link(
+        &self,
+        name: Option<&str>,
+        workplace: Workplace<'_>,
+        source: Source,
+        configuration: Configuration,
+    ) -> Result<(VmComponent, About, serde_json::Value), PluginError> {
+        let Source { origin, bytes } = source;
+        let file_name = name.unwrap_or("plugin").to_owned();
+        let manifest_error = |source| PluginError::Manifest {
+            name: file_name.clone(),
             origin: origin.clone(),
             source,
         };
         let manifest = Manifest::of_component(&bytes).map_err(manifest_error)?;
-        let reviewed =
-            bundled::find(name).map(Manifest::of_component).transpose().map_err(manifest_error)?;
-        let grants =
-            Grants::new(&manifest, reviewed.as_ref(), &file.grants, configuration_file.clone())
-                .map_err(manifest_error)?;
-        let settings =
-            self.settings(name, file.settings).map_err(|problem| PluginError::Settings {
-                name: name.to_owned(),
-                file: configuration_file.clone(),
+        let reviewed = name
+            .and_then(bundled::find)
+            .map(Manifest::of_component)
+            .transpose()
+            .map_err(manifest_error)?;
+        let grants = Grants::new(
+            &file_name,
+            &manifest,
+            reviewed.as_ref(),
+            &configuration.grants,
+            &configuration.revoked,
+        )
+        .map_err(manifest_error)?;
+        let settings = self.settings(&file_name, configuration.settings).map_err(|problem| {
+            PluginError::Settings {
+                name: file_name.clone(),
+                file: ConfigurationFile::of(&self.config.plugin_dir, &file_name).path().to_owned(),
                 problem,
-            })?;
-        let directory = self.config.vm_data_dir.join(name);
+            }
+        })?;
+        let shared = match workplace {
+            Workplace::Own(name) => self.shared(name).await?,
+            Workplace::Passing(directory) => {
+                open_directory(&file_name, directory.to_owned()).await?
+            }
+        };
+        let asks = manifest.asks();
+        let missing = grants.missing(&asks);
+        let sha256 = hex::encode(Sha256::digest(&bytes));
         let engine = self.engine.clone();
-        let opened = directory.clone();
-        let loading = tokio::task::spawn_blocking(move || {
-            (PluginComponent::load(&engine, &bytes), PluginDirectory::open(&opened))
-        });
+        let loading = tokio::task::spawn_blocking(move || PluginComponent::load(&engine, &bytes));
         // The compiler cannot be stopped; it ends by itself, and nobody waits for it.
         let loaded = tokio::time::timeout(limits::COMPILE, loading).await.map_err(|_| {
-            PluginError::Uncompilable { name: name.to_owned(), origin: origin.clone() }
+            PluginError::Uncompilable { name: file_name.clone(), origin: origin.clone() }
         })?;
-        let (component, directory) = loaded
-            .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })
-            .map(|(component, opened)| (component, opened.map_err(|source| (directory, source))))?;
-        let component = component.map_err(|source| PluginError::Load {
-            name: name.to_owned(),
-            origin: origin.clone(),
-            source,
-        })?;
-        let directory = directory.map_err(|(directory, source)| PluginError::Directory {
-            name: name.to_owned(),
-            directory,
-            source,
-        })?;
+        let component = loaded
+            .map_err(|source| PluginError::BrokenOff { name: file_name.clone(), source })?
+            .map_err(|source| PluginError::Load {
+                name: file_name.clone(),
+                origin: origin.clone(),
+                source,
+            })?;
         let context = PluginContext {
-            name: name.to_owned(),
+            name: file_name.clone(),
             grants,
             settings: settings.to_string(),
-            directory,
-            downloads: http::Downloads::default(),
+            directory: shared.directory,
+            downloads: shared.downloads,
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services: Arc::clone(&self.services),
         };
         let backend = VmComponent::new(component, Arc::new(context), self.limits);
-        let silent = |source| PluginError::Silent { name: name.to_owned(), source };
-        let description = backend.describe().await.map_err(silent)?;
-        if description.name != name {
+        let description = backend
+            .describe()
+            .await
+            .map_err(|source| PluginError::Silent { name: file_name.clone(), source })?;
+        if let Some(name) = name
+            && description.name != name
+        {
             return Err(PluginError::OtherName { origin, found: description.name });
         }
-        check_settings_within(limits::CHECK_SETTINGS, description.settings_schema, settings)
-            .await
-            .map_err(|problem| PluginError::Settings {
-                name: name.to_owned(),
-                file: configuration_file,
-                problem,
-            })?;
-        tracing::debug!(
-            plugin.name = %name,
-            "loaded {name} {} from {origin} ({}): {}",
-            description.version,
-            description.license,
-            description.summary
-        );
-        let findings = backend.probe().await.map_err(silent)?;
-        Ok(ProbedBackend { backend: Arc::new(backend), version: description.version, findings })
+        let about = About {
+            name: description.name,
+            version: description.version,
+            kind: KIND,
+            summary: description.summary,
+            license: description.license,
+            contract: CONTRACT,
+            sha256,
+            origin,
+            asks,
+            missing,
+            settings_schema: description.settings_schema,
+        };
+        Ok((backend, about, settings))
     }
 
-    async fn component_file(&self, name: &str) -> Result<(String, Vec<u8>), PluginError> {
+    /// The plugin's directory, opened once: what was half written when the provider died is cleared away then, and never
+    /// while another version of the plugin works there.
+    async fn shared(&self, name: &str) -> Result<Shared, PluginError> {
+        let known = |shared: &BTreeMap<String, Shared>| shared.get(name).cloned();
+        if let Some(shared) = known(&self.shared.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(shared);
+        }
+        let opened = open_directory(name, self.config.vm_data_dir.join(name)).await?;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(shared.entry(name.to_owned()).or_insert(opened).clone())
+    }
+
+    /// The component that counts for this name.
+    pub(super) async fn component_file(&self, name: &str) -> Result<Source, PluginError> {
         let file = self.config.plugin_dir.join(format!("{name}.wasm"));
         match read_bounded(&file, limits::COMPONENT_BYTES).await {
             Ok(None) => Err(PluginError::TooLarge { file }),
-            Ok(Some(bytes)) => Ok((file.display().to_string(), bytes)),
+            Ok(Some(bytes)) => Ok(Source { origin: file.display().to_string(), bytes }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => match bundled::find(name) {
-                Some(bytes) => Ok(("this binary".into(), bytes.to_vec())),
+                Some(bytes) => Ok(Source { origin: BUNDLED_ORIGIN.into(), bytes: bytes.to_vec() }),
                 None => Err(PluginError::Unknown {
                     name: name.to_owned(),
                     known: self.names().await.join(", "),
@@ -273,23 +421,30 @@ impl Catalog {
     }
 }
 
+async fn open_directory(name: &str, directory: PathBuf) -> Result<Shared, PluginError> {
+    let path = directory.clone();
+    let opened = tokio::task::spawn_blocking(move || PluginDirectory::open(&path))
+        .await
+        .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })?
+        .map_err(|source| PluginError::Directory { name: name.to_owned(), directory, source })?;
+    Ok(Shared { directory: Arc::new(opened), downloads: Arc::default() })
+}
+
+/// A component that somebody wants to install.
+pub(super) async fn read_component(file: &Path) -> Result<Source, PluginError> {
+    match read_bounded(file, limits::COMPONENT_BYTES).await {
+        Ok(Some(bytes)) => Ok(Source { origin: file.display().to_string(), bytes }),
+        Ok(None) => Err(PluginError::TooLarge { file: file.to_owned() }),
+        Err(source) => Err(PluginError::Read { file: file.to_owned(), source }),
+    }
+}
+
 /// The whole file; absent if it is larger than that.
 async fn read_bounded(file: &Path, most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(file).await?;
     file.take(most_bytes + 1).read_to_end(&mut bytes).await?;
     Ok((bytes.len() as u64 <= most_bytes).then_some(bytes))
-}
-
-async fn read_configuration(file: &Path) -> Result<PluginFile, PluginError> {
-    match tokio::fs::read_to_string(file).await {
-        Ok(text) => toml::from_str(&text).map_err(|source| PluginError::Configuration {
-            file: file.to_owned(),
-            source: Box::new(source),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(PluginFile::default()),
-        Err(source) => Err(PluginError::Read { file: file.to_owned(), source }),
-    }
 }
 
 /// Checks on a thread of its own, which is left to itself if it takes too long: nothing can end it, and a runtime would wait

@@ -21,6 +21,7 @@ use super::{
     call::{MemoryShare, PluginContext, PluginDirectory},
     catalog,
     component::{LoadError, PluginComponent},
+    configuration::Configuration,
     engine::{Engine, EngineError},
     imports::{Machine, Services, StateError, StateStore, http, log::PluginLog, process},
     limits::{self, CallLimits},
@@ -41,6 +42,7 @@ pub struct Harness {
     settings: serde_json::Value,
     asked_is_granted: bool,
     grants: GrantList,
+    revoked: GrantList,
     script: Option<Arc<Script>>,
     /// Where compiled code is kept; within the directory if none was named.
     cache: Option<PathBuf>,
@@ -113,6 +115,7 @@ impl Harness {
             settings: serde_json::json!({}),
             asked_is_granted: true,
             grants: GrantList::default(),
+            revoked: GrantList::default(),
             script: None,
             cache: None,
             limits: limits::FUNCTIONS,
@@ -126,6 +129,20 @@ impl Harness {
     pub fn settings(mut self, settings: serde_json::Value) -> Self {
         self.settings = settings;
         self
+    }
+
+    /// Settings and grants as an operator writes them, in the form of a plugin's configuration file.
+    ///
+    /// # Errors
+    /// When the text cannot be understood.
+    pub fn configured(mut self, text: &str) -> Result<Self, HarnessError> {
+        let wrong = |error: &dyn std::fmt::Display| HarnessError::Settings(error.to_string());
+        let configuration: Configuration = toml::from_str(text).map_err(|error| wrong(&error))?;
+        self.settings =
+            serde_json::to_value(configuration.settings).map_err(|error| wrong(&error))?;
+        self.grants = configuration.grants;
+        self.revoked = configuration.revoked;
+        Ok(self)
     }
 
     /// Grants beyond what the manifest asks for.
@@ -242,7 +259,8 @@ impl Harness {
     ) -> Result<Loaded, HarnessError> {
         let manifest = Manifest::of_component(&self.component)?;
         let reviewed = self.asked_is_granted.then_some(&manifest);
-        let grants = Grants::new(&manifest, reviewed, &self.grants, "NAME.toml".into())?;
+        let grants =
+            Grants::new(&description.name, &manifest, reviewed, &self.grants, &self.revoked)?;
         let path = self.root().join("vms").join(plain_name(&description.name));
         let directory = PluginDirectory::open(&path).map_err(HarnessError::Directory)?;
         let services = self.services(Arc::clone(&self.state));
@@ -302,8 +320,8 @@ impl Harness {
             name: name.to_owned(),
             grants,
             settings,
-            directory,
-            downloads: http::Downloads::default(),
+            directory: Arc::new(directory),
+            downloads: Arc::default(),
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services,

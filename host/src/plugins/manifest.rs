@@ -7,11 +7,14 @@
 //! manifest asks for it or not, such as the directory of an image that no author could know of.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 /// Name of the custom section that holds the manifest.
@@ -35,47 +38,109 @@ struct Asked {
     loopback: Option<AskedPlain>,
 }
 
-// The reasons are for people who read the manifest; nothing is decided by them, but none may be left out.
+// The reasons are for people who decide about grants; nothing is decided by them here, but none may be left out.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedProgram {
     name: String,
-    #[serde(rename = "reason")]
-    _reason: String,
+    /// A regular expression that all arguments, with a space between two, match as a whole. Without one, any arguments.
+    arguments: Option<String>,
+    reason: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedOrigin {
     origin: String,
-    #[serde(rename = "reason")]
-    _reason: String,
+    reason: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedPath {
     path: PathBuf,
-    #[serde(rename = "reason")]
-    _reason: String,
+    reason: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedPlain {
-    #[serde(rename = "reason")]
-    _reason: String,
+    reason: String,
 }
 
 /// The operator's list: the table `[grants]` of the plugin's configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrantList {
-    pub programs: Vec<String>,
+    pub programs: Vec<ProgramGrant>,
     pub http: Vec<String>,
     pub sockets: Vec<PathBuf>,
     pub files: Vec<PathBuf>,
     pub loopback: bool,
+}
+
+/// A program that may be run.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum ProgramGrant {
+    /// Whatever file of that name the operator's shell would find.
+    Named(String),
+    /// Exactly this file.
+    Pinned(Pin),
+}
+
+/// A file as it was when it was granted. One that was replaced, or given to another user, is another file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    pub name: String,
+    pub path: PathBuf,
+    pub inode: u64,
+    /// The number of the user whose file it is.
+    pub owner: u32,
+}
+
+impl ProgramGrant {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Named(name) => name,
+            Self::Pinned(pin) => &pin.name,
+        }
+    }
+}
+
+impl Pin {
+    /// The file as it is now, with no symbolic link left in its path.
+    ///
+    /// # Errors
+    /// It is not there, or no file.
+    pub fn of(name: &str, path: &Path) -> io::Result<Self> {
+        let path = path.canonicalize()?;
+        let metadata = path.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
+        Ok(Self { name: name.to_owned(), path, inode: metadata.ino(), owner: metadata.uid() })
+    }
+
+    /// The file, if it is the one that was granted.
+    fn check(&self) -> Result<&Path, String> {
+        let path = self.path.display();
+        match Self::of(&self.name, &self.path) {
+            Ok(now) if now == *self => Ok(&self.path),
+            Ok(_) => Err(format!("{path} is another file than the one that was granted")),
+            Err(error) => Err(format!("{path}, which was granted, cannot be used: {error}")),
+        }
+    }
+}
+
+/// One thing that a plugin asks for, in words for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Ask {
+    /// As in the table of grants: `programs`, `http`, `sockets`, `files`, `loopback`.
+    pub kind: &'static str,
+    pub value: String,
+    pub reason: String,
 }
 
 /// The manifest or a grant cannot be understood.
@@ -93,33 +158,74 @@ pub enum ManifestError {
     Origin(String),
     #[error("`{0}` is not an absolute path")]
     Path(PathBuf),
+    #[error("`{pattern}` is no regular expression for the arguments of {program}: {source}")]
+    Arguments { program: String, pattern: String, source: Box<regex::Error> },
 }
 
 impl Manifest {
     /// Reads the manifest out of a component. One without the section asks for nothing.
     pub fn of_component(component: &[u8]) -> Result<Self, ManifestError> {
-        match Self::text_of_component(component)? {
+        match custom_section(component, SECTION)? {
             None => Ok(Self::default()),
-            Some(text) => {
+            Some(bytes) => {
+                let text = std::str::from_utf8(bytes)
+                    .map_err(|_| ManifestError::Damaged("its manifest is not text"))?;
                 toml::from_str(text).map_err(|error| ManifestError::Syntax(Box::new(error)))
             }
         }
     }
 
-    /// The manifest as its author wrote it.
-    pub fn text_of_component(component: &[u8]) -> Result<Option<&str>, ManifestError> {
-        let text = custom_section(component, SECTION)?.map(std::str::from_utf8).transpose();
-        text.map_err(|_| ManifestError::Damaged("its manifest is not text"))
+    /// Is all that it asks for something that can be granted?
+    pub fn check(&self) -> Result<(), ManifestError> {
+        Grants::of_list(&self.asked())?;
+        self.argument_patterns().map(drop)
+    }
+
+    /// All that it asks for, sorted.
+    pub fn asks(&self) -> Vec<Ask> {
+        let asked = &self.grants;
+        let ask =
+            |kind, value: String, reason: &str| Ask { kind, value, reason: reason.to_owned() };
+        let mut asks: Vec<Ask> = Vec::new();
+        asks.extend(asked.programs.iter().map(|a| ask("programs", a.name.clone(), &a.reason)));
+        asks.extend(asked.http.iter().map(|a| ask("http", a.origin.clone(), &a.reason)));
+        asks.extend(
+            asked.sockets.iter().map(|a| ask("sockets", a.path.display().to_string(), &a.reason)),
+        );
+        asks.extend(
+            asked.files.iter().map(|a| ask("files", a.path.display().to_string(), &a.reason)),
+        );
+        asks.extend(asked.loopback.iter().map(|a| ask("loopback", "true".to_owned(), &a.reason)));
+        asks.sort();
+        asks
     }
 
     fn asked(&self) -> GrantList {
+        let program = |asked: &AskedProgram| ProgramGrant::Named(asked.name.clone());
         GrantList {
-            programs: self.grants.programs.iter().map(|asked| asked.name.clone()).collect(),
+            programs: self.grants.programs.iter().map(program).collect(),
             http: self.grants.http.iter().map(|asked| asked.origin.clone()).collect(),
             sockets: self.grants.sockets.iter().map(|asked| asked.path.clone()).collect(),
             files: self.grants.files.iter().map(|asked| asked.path.clone()).collect(),
             loopback: self.grants.loopback.is_some(),
         }
+    }
+
+    /// The patterns that the plugin binds itself to, by program.
+    fn argument_patterns(&self) -> Result<BTreeMap<String, Regex>, ManifestError> {
+        let patterns = self.grants.programs.iter().filter_map(|asked| {
+            let pattern = asked.arguments.as_ref()?;
+            let compiled = Regex::new(&format!("^(?:{pattern})$"));
+            Some(match compiled {
+                Ok(regex) => Ok((asked.name.clone(), regex)),
+                Err(source) => Err(ManifestError::Arguments {
+                    program: asked.name.clone(),
+                    pattern: pattern.clone(),
+                    source: Box::new(source),
+                }),
+            })
+        });
+        patterns.collect()
     }
 }
 
@@ -127,8 +233,10 @@ impl Manifest {
 #[derive(Debug, Default)]
 pub struct Grants {
     /// For the text of refusals.
-    configuration_file: PathBuf,
-    programs: BTreeSet<String>,
+    plugin: String,
+    /// With the file, where it was granted as such.
+    programs: BTreeMap<String, Option<Pin>>,
+    arguments: BTreeMap<String, Regex>,
     origins: BTreeSet<String>,
     sockets: BTreeSet<PathBuf>,
     files: BTreeSet<PathBuf>,
@@ -137,50 +245,65 @@ pub struct Grants {
 
 /// The plugin asked for something it was not granted.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} is not granted to this plugin; to allow it, add {line} under [grants] in {file}", file = configuration_file.display())]
+#[error(
+    "{what} is not granted to the plugin {plugin}; to allow it: golem-provider plugin grant {plugin} {kind} {value}"
+)]
 pub struct Refused {
     what: String,
-    line: String,
-    configuration_file: PathBuf,
+    plugin: String,
+    kind: &'static str,
+    value: String,
 }
 
 impl Grants {
     /// `reviewed` is the manifest that the provider was shipped with for a plugin of this name. Of what the plugin asks for
-    /// it gets what stands there too, and in any case what the operator granted.
+    /// it gets what stands there too, but for what the operator `revoked`, and in any case what the operator granted.
     pub fn new(
+        plugin: &str,
         asked: &Manifest,
         reviewed: Option<&Manifest>,
         operator: &GrantList,
-        configuration_file: PathBuf,
+        revoked: &GrantList,
     ) -> Result<Self, ManifestError> {
-        let asked = Self::of_list(&asked.asked(), PathBuf::new())?;
-        let reviewed = match reviewed {
-            Some(reviewed) => Self::of_list(&reviewed.asked(), PathBuf::new())?,
+        let arguments = asked.argument_patterns()?;
+        let asked = Self::of_list(&asked.asked())?;
+        let mut reviewed = match reviewed {
+            Some(reviewed) => Self::of_list(&reviewed.asked())?,
             None => Self::default(),
         };
-        let operator = Self::of_list(operator, configuration_file)?;
-        let both = |asked: &BTreeSet<String>, reviewed: &BTreeSet<String>| {
-            asked.intersection(reviewed).cloned().collect::<Vec<_>>()
-        };
-        let both_paths = |asked: &BTreeSet<PathBuf>, reviewed: &BTreeSet<PathBuf>| {
-            asked.intersection(reviewed).cloned().collect::<Vec<_>>()
-        };
-        let mut grants = operator;
-        grants.programs.extend(both(&asked.programs, &reviewed.programs));
-        grants.origins.extend(both(&asked.origins, &reviewed.origins));
-        grants.sockets.extend(both_paths(&asked.sockets, &reviewed.sockets));
-        grants.files.extend(both_paths(&asked.files, &reviewed.files));
+        let revoked = Self::of_list(revoked)?;
+        reviewed.programs.retain(|name, _| !revoked.programs.contains_key(name));
+        reviewed.origins.retain(|origin| !revoked.origins.contains(origin));
+        reviewed.sockets.retain(|path| !revoked.sockets.contains(path));
+        reviewed.files.retain(|path| !revoked.files.contains(path));
+        reviewed.loopback &= !revoked.loopback;
+
+        let mut grants = Self::of_list(operator)?;
+        grants.plugin = plugin.to_owned();
+        grants.arguments = arguments;
+        for name in asked.programs.keys().filter(|name| reviewed.programs.contains_key(*name)) {
+            // What the operator pinned stays pinned.
+            grants.programs.entry(name.clone()).or_default();
+        }
+        grants.origins.extend(asked.origins.intersection(&reviewed.origins).cloned());
+        grants.sockets.extend(asked.sockets.intersection(&reviewed.sockets).cloned());
+        grants.files.extend(asked.files.intersection(&reviewed.files).cloned());
         grants.loopback |= asked.loopback && reviewed.loopback;
         Ok(grants)
     }
 
-    fn of_list(list: &GrantList, configuration_file: PathBuf) -> Result<Self, ManifestError> {
-        let mut grants = Self { configuration_file, loopback: list.loopback, ..Self::default() };
+    fn of_list(list: &GrantList) -> Result<Self, ManifestError> {
+        let mut grants = Self { loopback: list.loopback, ..Self::default() };
         for program in &list.programs {
-            if program.is_empty() || program.contains('/') {
-                return Err(ManifestError::Program(program.clone()));
+            let name = program.name();
+            if name.is_empty() || name.contains('/') {
+                return Err(ManifestError::Program(name.to_owned()));
             }
-            grants.programs.insert(program.clone());
+            let pin = match program {
+                ProgramGrant::Named(_) => None,
+                ProgramGrant::Pinned(pin) => Some(pin.clone()),
+            };
+            grants.programs.insert(name.to_owned(), pin);
         }
         for origin in &list.http {
             let normal = Url::parse(origin)
@@ -203,27 +326,63 @@ impl Grants {
         Ok(grants)
     }
 
-    pub fn program(&self, name: &str) -> Result<(), Refused> {
-        self.require(self.programs.contains(name), || {
-            (format!("running `{name}`"), format!("programs = [{name:?}]"))
-        })
+    /// Those of `asks` that are not granted.
+    pub fn missing(&self, asks: &[Ask]) -> Vec<Ask> {
+        let missing = |ask: &&Ask| match ask.kind {
+            "programs" => !self.programs.contains_key(&ask.value),
+            "http" => {
+                let origin = Url::parse(&ask.value).ok().and_then(|url| normal_origin(&url));
+                !origin.is_some_and(|origin| self.origins.contains(&origin))
+            }
+            "sockets" => !self.sockets.contains(Path::new(&ask.value)),
+            "files" => !self.files.contains(Path::new(&ask.value)),
+            _ => !self.loopback,
+        };
+        asks.iter().filter(missing).cloned().collect()
+    }
+
+    /// May this program be run? Its file, where one was granted; whatever its name leads to elsewhere.
+    pub fn program(&self, name: &str) -> Result<Option<PathBuf>, Refused> {
+        match self.programs.get(name) {
+            Some(None) => Ok(None),
+            Some(Some(pin)) => match pin.check() {
+                Ok(path) => Ok(Some(path.to_owned())),
+                Err(what) => {
+                    Err(self.refused(format!("running `{name}`: {what}; it"), "programs", name))
+                }
+            },
+            None => Err(self.refused(format!("running `{name}`"), "programs", name)),
+        }
+    }
+
+    /// May the program be run like this? By the pattern that the plugin itself gave.
+    pub fn arguments(&self, program: &str, arguments: &[String]) -> Result<(), String> {
+        let Some(pattern) = self.arguments.get(program) else { return Ok(()) };
+        let line = arguments.join(" ");
+        if pattern.is_match(&line) {
+            return Ok(());
+        }
+        Err(format!(
+            "`{program} {line}` does not fit the arguments that the plugin's manifest says it uses: {pattern}"
+        ))
     }
 
     pub fn programs(&self) -> impl Iterator<Item = &str> {
-        self.programs.iter().map(String::as_str)
+        self.programs.keys().map(String::as_str)
     }
 
     /// By scheme, host and port.
     pub fn http(&self, url: &Url) -> Result<(), Refused> {
         let origin = normal_origin(url).unwrap_or_else(|| url.scheme().to_owned());
         self.require(self.origins.contains(&origin), || {
-            (format!("fetching from {origin}"), format!("http = [{origin:?}]"))
+            (format!("fetching from {origin}"), "http", origin.clone())
         })
     }
 
     pub fn socket(&self, path: &Path) -> Result<(), Refused> {
         self.require(self.sockets.contains(path), || {
-            (format!("connecting to {}", path.display()), format!("sockets = [{path:?}]"))
+            let path = path.display().to_string();
+            (format!("connecting to {path}"), "sockets", path)
         })
     }
 
@@ -235,26 +394,32 @@ impl Grants {
                 || granted.canonicalize().is_ok_and(|granted| path.starts_with(granted))
         });
         self.require(covered, || {
-            (format!("reading {}", path.display()), format!("files = [{path:?}]"))
+            let path = path.display().to_string();
+            (format!("reading {path}"), "files", path)
         })
     }
 
     pub fn loopback(&self) -> Result<(), Refused> {
         self.require(self.loopback, || {
-            ("connecting to ports of this machine".to_owned(), "loopback = true".to_owned())
+            let what = "connecting to ports of this machine";
+            (what.to_owned(), "loopback", "true".to_owned())
         })
     }
 
     fn require(
         &self,
         granted: bool,
-        refusal: impl FnOnce() -> (String, String),
+        refusal: impl FnOnce() -> (String, &'static str, String),
     ) -> Result<(), Refused> {
         if granted {
             return Ok(());
         }
-        let (what, line) = refusal();
-        Err(Refused { what, line, configuration_file: self.configuration_file.clone() })
+        let (what, kind, value) = refusal();
+        Err(self.refused(what, kind, &value))
+    }
+
+    fn refused(&self, what: String, kind: &'static str, value: &str) -> Refused {
+        Refused { what, plugin: self.plugin.clone(), kind, value: value.to_owned() }
     }
 }
 
@@ -336,7 +501,8 @@ mod tests {
     fn a_manifest_is_read_from_its_section() {
         let bytes = component_with(SECTION, ASKS_TWO.as_bytes());
         let manifest = Manifest::of_component(&bytes).unwrap();
-        assert_eq!(manifest.asked().programs, ["qemu-img", "rm"]);
+        let names: Vec<_> = manifest.asked().programs.iter().map(|p| p.name().to_owned()).collect();
+        assert_eq!(names, ["qemu-img", "rm"]);
         assert!(
             Manifest::of_component(&component_with("other", b"x")).unwrap().asked()
                 == GrantList::default()
@@ -355,27 +521,69 @@ mod tests {
     #[test]
     fn a_bundled_plugin_gets_what_was_reviewed_and_its_replacement_no_more() {
         let reviewed = manifest("[[grants.programs]]\nname = \"qemu-img\"\nreason = \"disks\"");
-        let grants = Grants::new(
-            &manifest(ASKS_TWO),
-            Some(&reviewed),
-            &GrantList::default(),
-            "/c/qemu.toml".into(),
-        )
-        .unwrap();
+        let none = GrantList::default();
+        let grants =
+            Grants::new("qemu", &manifest(ASKS_TWO), Some(&reviewed), &none, &none).unwrap();
         assert!(grants.program("qemu-img").is_ok());
         let refusal = grants.program("rm").unwrap_err().to_string();
         assert_eq!(
             refusal,
-            "running `rm` is not granted to this plugin; to allow it, add programs = [\"rm\"] under [grants] in /c/qemu.toml"
+            "running `rm` is not granted to the plugin qemu; to allow it: golem-provider plugin grant qemu programs rm"
         );
         assert!(grants.loopback().is_err());
+        let missing = grants.missing(&manifest(ASKS_TWO).asks());
+        let missing: Vec<_> = missing.iter().map(|ask| (ask.kind, ask.value.as_str())).collect();
+        assert_eq!(
+            missing,
+            [("http", "https://images.example:443/"), ("loopback", "true"), ("programs", "rm")]
+        );
+        let revoked: GrantList = toml::from_str("programs = [\"qemu-img\"]").unwrap();
+        let grants =
+            Grants::new("qemu", &manifest(ASKS_TWO), Some(&reviewed), &none, &revoked).unwrap();
+        assert!(grants.program("qemu-img").is_err());
+    }
+
+    #[test]
+    fn a_granted_file_that_was_replaced_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tool");
+        std::fs::write(&file, "one").unwrap();
+        let pin = Pin::of("tool", &file).unwrap();
+        let text = toml::to_string(&BTreeMap::from([("programs", vec![&pin])])).unwrap();
+        let operator: GrantList = toml::from_str(&text).unwrap();
+        assert_eq!(operator.programs, [ProgramGrant::Pinned(pin)]);
+        let none = GrantList::default();
+        let grants = Grants::new("x", &Manifest::default(), None, &operator, &none).unwrap();
+        assert_eq!(grants.program("tool").unwrap(), Some(file.canonicalize().unwrap()));
+        std::fs::write(directory.path().join("other"), "two").unwrap();
+        std::fs::rename(directory.path().join("other"), &file).unwrap();
+        let refusal = grants.program("tool").unwrap_err().to_string();
+        assert!(refusal.contains("another file than the one that was granted"), "{refusal}");
+        assert!(refusal.ends_with("golem-provider plugin grant x programs tool"), "{refusal}");
+    }
+
+    #[test]
+    fn a_program_is_run_only_with_arguments_that_the_manifest_names() {
+        let asked = manifest(
+            "[[grants.programs]]\nname = \"qemu-img\"\nreason = \"disks\"\narguments = \"(create|info) .*\"",
+        );
+        let none = GrantList::default();
+        let grants = Grants::new("qemu", &asked, Some(&asked), &none, &none).unwrap();
+        let run = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            grants.arguments("qemu-img", &words)
+        };
+        assert!(run("info disk").is_ok());
+        assert!(run("convert disk /etc/shadow").unwrap_err().contains("(create|info) .*"));
+        assert!(run("-x info disk").is_err(), "the whole line has to match");
     }
 
     #[test]
     fn a_foreign_plugin_gets_only_what_the_operator_grants() {
         let operator: GrantList =
             toml::from_str("http = [\"https://images.example\"]\nfiles = [\"/images/\"]").unwrap();
-        let grants = Grants::new(&manifest(ASKS_TWO), None, &operator, PathBuf::new()).unwrap();
+        let grants =
+            Grants::new("x", &manifest(ASKS_TWO), None, &operator, &GrantList::default()).unwrap();
         assert!(grants.program("qemu-img").is_err());
         assert!(grants.http(&Url::parse("https://images.example/a.qcow2").unwrap()).is_ok());
         assert!(grants.http(&Url::parse("http://images.example/a.qcow2").unwrap()).is_err());
@@ -394,8 +602,9 @@ mod tests {
             "http = [\"ftp://example.com\"]",
         ] {
             let operator: GrantList = toml::from_str(wrong).unwrap();
+            let none = GrantList::default();
             assert!(
-                Grants::new(&Manifest::default(), None, &operator, PathBuf::new()).is_err(),
+                Grants::new("x", &Manifest::default(), None, &operator, &none).is_err(),
                 "{wrong}"
             );
         }

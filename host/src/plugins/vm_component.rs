@@ -49,6 +49,20 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+impl Finding {
+    pub fn blocks(&self) -> bool {
+        self.severity == Severity::Blocking
+    }
+
+    /// What was noticed, and what to do about it.
+    pub fn sentence(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{}; {remedy}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {

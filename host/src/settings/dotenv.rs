@@ -77,6 +77,13 @@ fn quote_lists(text: &str, problems: &mut Vec<String>) -> String {
     out
 }
 
+/// The key that a line sets, if it sets one.
+pub fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim();
+    Some(key.strip_prefix("export ").map_or(key, str::trim))
+}
+
 fn is_key(text: &str) -> bool {
     let name = text.trim().trim_start_matches("export ").trim();
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

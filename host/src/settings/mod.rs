@@ -5,7 +5,7 @@
 //! problems at once and builds the typed value. `parse` holds the readers of single values, `dotenv` the file format,
 //! `public_ip` finds the address of this machine.
 //!
-//! Nothing here starts, connects or writes anything. The rest of the provider takes its settings from [`Settings`] and never
+//! Nothing here starts or connects anything, and only `write` writes: one key of one file, for commands that set something. The rest of the provider takes its settings from [`Settings`] and never
 //! looks at the environment itself. This module calls no other module of the provider.
 
 pub mod keys;
@@ -17,6 +17,7 @@ mod public_ip;
 mod resolve;
 mod secret;
 mod sources;
+mod write;
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +35,7 @@ pub use parse::{CorsOrigins, LogFormat, PublicIp};
 pub use resolve::resolve;
 pub use secret::Secret;
 pub use sources::{Inputs, Origin};
+pub use write::write_setting;
 
 /// Everything the operator decided, checked.
 #[derive(Debug, Clone)]

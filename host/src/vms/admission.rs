@@ -21,12 +21,12 @@ use crate::{
 impl Inner {
     pub(super) async fn admit(self: &Arc<Inner>, new: NewVm) -> Result<CreateTicket, VmError> {
         let name = new.name.as_str();
-        let backend = self.backends.default()?.calls.name().to_owned();
+        let backend = self.backends.choose(new.backend.as_deref())?;
         self.registry.name_is_free(name)?;
         let image = new.image.unwrap_or_else(|| self.config.default_image.clone());
         // Before the lock: a slow backend holds nobody else up.
         let known: Vec<String> =
-            self.images().await?.into_iter().map(|image| image.alias).collect();
+            self.images_of(&backend).await?.into_iter().map(|image| image.alias).collect();
         if !known.contains(&image) {
             return Err(VmError::UnknownImage { image, known });
         }
@@ -48,7 +48,7 @@ impl Inner {
         let vm = Vm {
             id: format!("golem-{name}-{}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S")),
             name: name.to_owned(),
-            backend,
+            backend: backend.name().to_owned(),
             phase: Phase::Creating,
             resources: new.resources,
             image,

@@ -14,6 +14,8 @@ pub enum VmError {
     NotFound { id: String },
     #[error("a VM named '{name}' exists already; choose another name or delete that VM first")]
     NameTaken { name: String },
+    #[error("there is no backend '{backend}' here; this provider has {}", listed(known))]
+    UnknownBackend { backend: String, known: Vec<String> },
     #[error("unknown image '{image}'; this provider has {}", listed(known))]
     UnknownImage { image: String, known: Vec<String> },
     /// Says which resource, how much was asked for and how much there is.

@@ -204,6 +204,8 @@ pub enum SizeField {
 pub struct NewVm {
     pub name: VmName,
     pub resources: Resources,
+    /// `None` is the provider's default backend.
+    pub backend: Option<String>,
     /// `None` is the provider's default image.
     pub image: Option<String>,
     /// Logs in as root. Without one, a key has to be added later.

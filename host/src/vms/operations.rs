@@ -58,7 +58,7 @@ impl Inner {
         let made = tokio::select! {
             biased;
             () = slot.interrupt().cancelled() => return Err(VmError::Cancelled { id: vm.name.clone() }),
-            made = self.make_and_boot(slot, &vm, backend) => made,
+            made = self.make_and_boot(slot, &vm, &backend) => made,
         };
         match made {
             Ok(instance) => {
@@ -105,7 +105,7 @@ impl Inner {
             let made = within(
                 self.config.deadlines.create,
                 "making the machine",
-                backend.calls.create(&spec, progress),
+                backend.calls().create(&spec, progress),
             )
             .await;
             faults::reached(FaultPoint::CreateMade);
@@ -135,7 +135,7 @@ impl Inner {
         progress(Progress { stage: "booting".to_owned(), percent: None });
         let boot = limits.boot_timeout.min(deadlines.boot) + deadlines.boot_slack;
         let ready =
-            within(boot, "booting the machine", backend.calls.await_ready(&vm.id, progress))
+            within(boot, "booting the machine", backend.calls().await_ready(&vm.id, progress))
                 .await?;
         let Some(target) = ready.ssh.filter(|_| ready.power == PowerState::Running) else {
             let message =
@@ -162,7 +162,7 @@ impl Inner {
             vm = self.fail_create(slot, INTERRUPTED.to_owned()).await?;
         }
         let backend = self.backends.named(&vm.backend)?;
-        self.delete_from(backend, &vm).await?;
+        self.delete_from(&backend, &vm).await?;
         faults::reached(FaultPoint::UndoCleared);
         self.close_port(slot, &vm).await;
         faults::reached(FaultPoint::UndoPortClosed);
@@ -184,9 +184,13 @@ impl Inner {
             _ => self.commit(slot, None, |vm| vm.phase = Phase::Starting).await?,
         };
         faults::reached(FaultPoint::StartBegun);
-        let started = self.boot(slot, &vm, backend, |progress| async {
-            let start = backend.calls.start(&vm.id, progress);
-            let made = within(self.config.deadlines.start, "starting the machine", start).await;
+        let started = self.boot(slot, &vm, &backend, |progress| async {
+            let made = within(
+                self.config.deadlines.start,
+                "starting the machine",
+                backend.calls().start(&vm.id, progress),
+            )
+            .await;
             faults::reached(FaultPoint::StartMade);
             made
         });
@@ -234,7 +238,7 @@ impl Inner {
         faults::reached(FaultPoint::StopBegun);
         let deadline = grace + self.config.deadlines.stop_slack;
         let stopped =
-            within(deadline, "stopping the machine", backend.calls.stop(&vm.id, grace)).await;
+            within(deadline, "stopping the machine", backend.calls().stop(&vm.id, grace)).await;
         let message = match stopped {
             Ok(instance) if matches!(instance.power, PowerState::Stopped | PowerState::Crashed) => {
                 None
@@ -274,7 +278,7 @@ impl Inner {
             };
             faults::reached(FaultPoint::DeleteBegun);
             self.aim(slot, &vm, None);
-            if let Err(source) = self.delete_from(backend, &vm).await {
+            if let Err(source) = self.delete_from(&backend, &vm).await {
                 let VmError::Backend { source, .. } = source else { return Err(source) };
                 return Err(self.note_failure(slot, &vm, "deleted", source).await);
             }
@@ -293,7 +297,7 @@ impl Inner {
         let deleted = within(
             self.config.deadlines.delete,
             "deleting the machine",
-            backend.calls.delete(&vm.id),
+            backend.calls().delete(&vm.id),
         )
         .await;
         match deleted {
@@ -311,9 +315,10 @@ impl Inner {
         let added = within(
             self.config.deadlines.add_key,
             "adding the key",
-            backend.calls.add_ssh_key(&vm.id, &line),
-        );
-        added.await.map_err(|source| VmError::Backend { id: vm.name.clone(), source })?;
+            backend.calls().add_ssh_key(&vm.id, &line),
+        )
+        .await;
+        added.map_err(|source| VmError::Backend { id: vm.name.clone(), source })?;
         faults::reached(FaultPoint::KeyAdded);
         tracing::info!(vm.id = vm.id, vm.name = vm.name, port = vm.ssh_port, "a key was added");
         Ok(vm)

@@ -30,6 +30,8 @@ const ID_PREFIX: &str = "golem-";
 /// What is remembered from one round to the next.
 pub(super) struct Rounds {
     compared_at: Instant,
+    /// The next round compares, however short ago the last one did.
+    due: bool,
     /// Backends that did not answer last time.
     silent: BTreeSet<String>,
     /// Ports of VMs that something else has.
@@ -54,6 +56,7 @@ pub(super) async fn at_start(inner: &Arc<Inner>) -> Result<Rounds, StoreError> {
     }
     let mut rounds = Rounds {
         compared_at: Instant::now(),
+        due: false,
         silent: BTreeSet::new(),
         occupied: BTreeSet::new(),
         leftovers: Vec::new(),
@@ -71,9 +74,17 @@ pub(super) async fn run(service: Weak<Inner>, quiet: CancellationToken, mut roun
         if quiet.run_until_cancelled(inner.round(&mut rounds)).await.is_none() {
             return;
         }
+        let look_again = Arc::clone(&inner.look_again);
         drop(inner);
-        if quiet.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return;
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => false,
+                () = look_again.notified() => true,
+            }
+        };
+        match quiet.run_until_cancelled(pause).await {
+            Some(early) => rounds.due = early,
+            None => return,
         }
     }
 }
@@ -83,7 +94,8 @@ impl Inner {
         let unfinished = |idle: &Idle| {
             lifecycle::unfinished(idle.vm.phase, idle.vm.ssh_port.is_some()).is_some()
         };
-        let due = rounds.compared_at.elapsed() >= self.config.reconcile_every
+        let due = std::mem::take(&mut rounds.due)
+            || rounds.compared_at.elapsed() >= self.config.reconcile_every
             || !rounds.silent.is_empty()
             || self.registry.idle().iter().any(unfinished);
         if due {
@@ -101,7 +113,7 @@ impl Inner {
             return;
         };
         if let Ok(backend) = self.backends.named(&seen.vm.backend) {
-            self.ask_and_apply(backend, &seen).await;
+            self.ask_and_apply(&backend, &seen).await;
         }
     }
 
@@ -109,12 +121,13 @@ impl Inner {
         rounds.compared_at = Instant::now();
         // Seen before the question: an answer says nothing about what was begun after it.
         let idle = self.registry.idle();
-        let questions = self.backends.all().map(|backend| async move {
+        let questions = self.backends.all().into_iter().map(|backend| async move {
             let deadline = self.config.deadlines.ask;
-            (backend, within(deadline, "listing the machines", backend.calls.inspect_all()).await)
+            let calls = backend.calls();
+            (backend, within(deadline, "listing the machines", calls.inspect_all()).await)
         });
         for (backend, answer) in join_all(questions).await {
-            let name = backend.calls.name();
+            let name = backend.name();
             let instances: HashMap<String, Instance> = match answer {
                 Ok(instances) => {
                     instances.into_iter().map(|instance| (instance.id.clone(), instance)).collect()
@@ -139,17 +152,18 @@ impl Inner {
                     Some(instance) => self.apply(seen, Some(instance)).await,
                     // Has no machine and needs none.
                     None if seen.vm.ssh_port.is_none() => {}
-                    None => self.ask_and_apply(backend, seen).await,
+                    None => self.ask_and_apply(&backend, seen).await,
                 }
             }))
             .await;
-            rounds.leftovers.extend(self.leftovers(backend, instances.into_keys()).await);
+            rounds.leftovers.extend(self.leftovers(&backend, instances.into_keys()).await);
         }
     }
 
     async fn ask_and_apply(self: &Arc<Inner>, backend: &Backend, seen: &Idle) {
         let deadline = self.config.deadlines.ask;
-        match within(deadline, "asking about the machine", backend.calls.inspect(&seen.vm.id)).await
+        match within(deadline, "asking about the machine", backend.calls().inspect(&seen.vm.id))
+            .await
         {
             Ok(instance) => self.apply(seen, Some(&instance)).await,
             Err(error) if is_not_found(&error) => self.apply(seen, None).await,
@@ -321,7 +335,7 @@ impl Inner {
             let deleted = within(
                 self.config.deadlines.delete,
                 "deleting the machine",
-                backend.calls.delete(&id),
+                backend.calls().delete(&id),
             )
             .await;
             match deleted {

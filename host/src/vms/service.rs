@@ -9,14 +9,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
     Backends, StartError, VmError, VmServiceConfig,
-    backends::within,
+    backends::{Backend, within},
     lifecycle::{Operation, Request},
     model::{Job, NewVm, Phase, SshPublicKey, Vm},
     reconcile,
@@ -58,6 +61,8 @@ pub(super) struct Inner {
     closing: AtomicBool,
     /// Every operation under way.
     pub(super) tasks: TaskTracker,
+    /// Cuts the pause between two rounds of the reconciler short.
+    pub(super) look_again: Arc<Notify>,
     /// Ends the background work.
     pub(super) quiet: CancellationToken,
     /// Ends every operation wherever it is; the next start takes it up.
@@ -106,6 +111,7 @@ impl VmService {
             admission: Mutex::new(()),
             closing: AtomicBool::new(false),
             tasks: TaskTracker::new(),
+            look_again: Arc::default(),
             quiet: CancellationToken::new(),
             cut_off: CancellationToken::new(),
         });
@@ -185,6 +191,16 @@ impl VmService {
     /// There is no backend, or it fails.
     pub async fn images(&self) -> Result<Vec<Image>, VmError> {
         self.0.images().await
+    }
+
+    /// What makes machines here. Changes to it take effect at once.
+    pub fn backends(&self) -> &Backends {
+        &self.0.backends
+    }
+
+    /// Looks again at every VM soon: a backend has come, changed or gone.
+    pub fn backends_have_changed(&self) {
+        self.0.look_again.notify_one();
     }
 
     /// What this machine has, lets and has left, by the last measurement. Never waits.
@@ -267,10 +283,13 @@ impl Inner {
     }
 
     pub(super) async fn images(&self) -> Result<Vec<Image>, VmError> {
-        let backend = self.backends.default()?;
+        self.images_of(&*self.backends.choose(None)?).await
+    }
+
+    pub(super) async fn images_of(&self, backend: &Backend) -> Result<Vec<Image>, VmError> {
         let images =
-            within(self.config.deadlines.ask, "listing the images", backend.calls.images()).await;
-        images.map_err(|source| VmError::Backend { id: backend.calls.name().to_owned(), source })
+            within(self.config.deadlines.ask, "listing the images", backend.calls().images()).await;
+        images.map_err(|source| VmError::Backend { id: backend.name().to_owned(), source })
     }
 
     /// Carries an operation out in a task that owns its slot.
@@ -317,7 +336,7 @@ impl Inner {
                 // Its record stays, so that the next start goes on with it.
                 Phase::Creating => {
                     if let Ok(backend) = self.backends.named(&idle.vm.backend) {
-                        let _ = backend.calls.stop(&idle.vm.id, grace).await;
+                        let _ = backend.calls().stop(&idle.vm.id, grace).await;
                     }
                 }
                 Phase::Stopped | Phase::Deleting | Phase::Failed => {}

@@ -525,6 +525,7 @@ impl Node {
 /// A small VM of that name.
 pub fn small(name: &str) -> NewVm {
     NewVm {
+        backend: None,
         name: VmName::parse(name).unwrap(),
         resources: Resources::new(1, 1, 10).unwrap(),
         image: None,

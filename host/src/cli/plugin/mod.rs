@@ -1,61 +1,384 @@
-//! `plugin`: what the author of a plugin does with it. One file per sub-command.
-//!
-//! Exit status: 0 when all went well, 1 when it did not, 2 when the command line is wrong or something that it names cannot
-//! be used.
+//! `plugin …`: what an operator does about plugins. A provider that runs is asked to do it at once; where none runs, the same
+//! is done to its files, and counts from the next start on. What the author of a plugin does with it is in `author`, and needs
+//! neither a provider nor its settings.
 
-mod new;
-mod pack;
-mod test;
+mod ask;
+mod author;
+mod show;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use clap::Subcommand;
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use clap::{Args, Subcommand};
 
-use super::WRONG_USAGE;
+use crate::{
+    admin::{AdminClient, InstallRequest, PluginReport, PluginState},
+    plugins::{
+        StateError, StateStore,
+        catalog::{About, Catalog, CatalogConfig},
+        installation::{Grant, GrantKind, Listed, grants_for},
+    },
+    settings::{self, Origin, Settings},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
-    /// Make a project for a new plugin, which builds and passes its tests as it is
-    New(new::New),
-    /// Make a plugin's file of what the compiler made
-    Pack(pack::Pack),
-    /// Check that a plugin keeps what its kind promises, in the real engine
-    #[command(long_about = test::ABOUT)]
-    Test(test::Test),
+    #[command(flatten)]
+    Author(author::Author),
+    /// List all plugins: the bundled ones and those that were installed
+    List(Output),
+    /// Show what a component is and what it asks for, without installing it
+    Inspect(Inspect),
+    /// Install a component, or a newer version of it, after showing what it asks for
+    #[command(long_about = INSTALL)]
+    Install(Install),
+    /// Remove an installed component; its settings and grants are kept
+    Remove(Name),
+    /// Switch a plugin on
+    Enable(Name),
+    /// Switch a plugin off; VMs that it made stay as they are until it is back
+    Disable(Name),
+    /// Let a plugin use something: golem-provider plugin grant qemu files /srv/images
+    Grant(Change),
+    /// Take a grant away: golem-provider plugin revoke qemu programs nft
+    Revoke(Change),
+    /// Choose the plugin that makes new VMs: golem-provider plugin use vm-backend qemu
+    Use(Use),
 }
 
-/// Something that the command line names cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unusable(String);
+const INSTALL: &str = "\
+Installs a component, or a newer version of one. What it asks for and why is shown, and granted only with your consent: \
+by answering, with --yes for all of it, or with --grant for some of it. A component that was installed before asks again \
+only for what is new.
 
-impl Unusable {
-    fn file(doing: &str, file: &Path, error: impl std::fmt::Display) -> Self {
-        Self(format!("cannot {doing} {}: {error}", file.display()))
-    }
+A provider that runs loads and probes the new version first and switches to it at once; calls under way end with the old \
+one. When anything is wrong, nothing changes.
+
+Exit status: 0 installed, 1 not installed, 2 the command line is wrong, or consent is needed and nobody can be asked.";
+
+#[derive(Debug, Args)]
+pub struct Output {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The component, a .wasm file
+    file: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    /// The component, a .wasm file
+    file: PathBuf,
+    /// Grant everything that it asks for
+    #[arg(long, short, conflicts_with = "grants")]
+    yes: bool,
+    /// Grant this and nothing else, such as --grant programs=multipass; repeat it for more
+    #[arg(long = "grant", value_name = "KIND=VALUE", value_parser = parse_grant)]
+    grants: Vec<Grant>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Name {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Change {
+    /// The plugin's name
+    name: String,
+    kind: GrantKind,
+    /// A program's name or path, an origin such as https://example.com, a path, or `true`
+    #[arg(required = true)]
+    values: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Use {
+    /// What for
+    #[arg(value_parser = ["vm-backend"])]
+    kind: String,
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How a command ended.
+pub enum Outcome {
+    Done,
+    /// Nobody was there to be asked.
+    NeedsConsent,
+}
+
+fn parse_grant(text: &str) -> Result<Grant, String> {
+    let (kind, value) =
+        text.split_once('=').ok_or("write KIND=VALUE, such as http=https://example.com")?;
+    let kind = <GrantKind as clap::ValueEnum>::from_str(kind, false)
+        .map_err(|_| format!("`{kind}` is none of programs, http, sockets, files and loopback"))?;
+    Ok(Grant { kind, value: value.to_owned() })
 }
 
 impl Plugin {
-    pub fn run(&self) -> ExitCode {
-        let done = match self {
-            Self::New(new) => new.run(),
-            Self::Pack(pack) => pack.run(),
-            Self::Test(test) => test.run(),
-        };
-        done.unwrap_or_else(|error| {
-            eprintln!("golem-provider: {error}");
-            ExitCode::from(WRONG_USAGE)
-        })
+    /// Is it one of those that need no settings?
+    pub fn of_an_author(&self) -> Option<&author::Author> {
+        match self {
+            Self::Author(command) => Some(command),
+            _ => None,
+        }
+    }
+
+    /// # Errors
+    /// What was asked for could not be done.
+    pub fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let done = runtime.block_on(self.carry_out(settings));
+        runtime.shutdown_background();
+        done
+    }
+
+    async fn carry_out(self, settings: &Settings) -> anyhow::Result<Outcome> {
+        let running = AdminClient::connect(&settings.data_dir).await?;
+        match self {
+            Self::Author(_) => bail!("this command is carried out without a provider"),
+            Self::List(output) => {
+                let reports = match &running {
+                    Some(client) => client.plugins().await?,
+                    None => offline(settings)?.list().await.into_iter().map(idle).collect(),
+                };
+                show::list(&reports, output.json)?;
+            }
+            Self::Inspect(Inspect { file, output }) => {
+                let about = offline(settings)?.inspect(&file).await?;
+                show::about(&about, output.json)?;
+            }
+            Self::Install(install) => return install.carry_out(settings, running).await,
+            Self::Remove(Name { name, output }) => {
+                match &running {
+                    Some(client) => client.remove(&name).await?,
+                    None => offline(settings)?.remove(&name).await?,
+                }
+                show::done(&output, &name, &format!("the plugin {name} was removed"))?;
+            }
+            Self::Enable(Name { name, output }) => {
+                set_enabled(settings, running, &name, true).await?;
+                show::done(&output, &name, &format!("the plugin {name} is switched on"))?;
+            }
+            Self::Disable(Name { name, output }) => {
+                set_enabled(settings, running, &name, false).await?;
+                show::done(&output, &name, &format!("the plugin {name} is switched off"))?;
+            }
+            Self::Grant(change) => {
+                let grants = change.grants();
+                match &running {
+                    Some(client) => client.grant(&change.name, grants).await?,
+                    None => offline(settings)?.grant(&change.name, &grants).await?,
+                }
+                let what = change.sentence("may use");
+                show::done(&change.output, &change.name, &what)?;
+            }
+            Self::Revoke(change) => {
+                let grants = change.grants();
+                match &running {
+                    Some(client) => client.revoke(&change.name, grants).await?,
+                    None => offline(settings)?.revoke(&change.name, &grants).await?,
+                }
+                let what = change.sentence("may no longer use");
+                show::done(&change.output, &change.name, &what)?;
+            }
+            Self::Use(Use { name, output, .. }) => {
+                match &running {
+                    Some(client) => client.use_vm_backend(&name).await?,
+                    None => {
+                        let names = offline(settings)?.names().await;
+                        if !names.contains(&name) {
+                            bail!("there is no plugin `{name}`; known are {}", names.join(", "));
+                        }
+                    }
+                }
+                let file = settings.data_dir.join(".env");
+                settings::write_setting(&file, "GOLEM_PROVIDER_VM_BACKEND", &name)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+                let mut what = format!("new VMs are made by {name}");
+                if let Some(origin) = overridden(settings, "GOLEM_PROVIDER_VM_BACKEND", &file) {
+                    what += &format!(
+                        " until the next start; {origin} says otherwise for later: change GOLEM_PROVIDER_VM_BACKEND there"
+                    );
+                }
+                show::done(&output, &name, &what)?;
+            }
+        }
+        Ok(Outcome::Done)
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Unusable> {
-    std::fs::read(file).map_err(|error| Unusable::file("read", file, error))
+/// Where a setting comes from, if that counts more than this file does.
+fn overridden(settings: &Settings, key: &str, file: &Path) -> Option<String> {
+    let key = settings.effective.iter().find(|effective| effective.key == key)?;
+    match &key.origin {
+        Origin::Default => None,
+        Origin::File(from) if from == file => None,
+        other => Some(other.to_string()),
+    }
 }
 
-fn read_text(file: &PathBuf) -> Result<String, Unusable> {
-    std::fs::read_to_string(file).map_err(|error| Unusable::file("read", file, error))
+async fn set_enabled(
+    settings: &Settings,
+    running: Option<AdminClient>,
+    name: &str,
+    enabled: bool,
+) -> anyhow::Result<()> {
+    match running {
+        Some(client) => client.set_enabled(name, enabled).await?,
+        None => offline(settings)?.set_enabled(name, enabled).await?,
+    }
+    Ok(())
+}
+
+impl Change {
+    fn grants(&self) -> Vec<Grant> {
+        let grant = |value: &String| Grant { kind: self.kind, value: value.clone() };
+        self.values.iter().map(grant).collect()
+    }
+
+    fn sentence(&self, may: &str) -> String {
+        format!("the plugin {} {may}: {} {}", self.name, self.kind.as_str(), self.values.join(", "))
+    }
+}
+
+impl Install {
+    async fn carry_out(
+        self,
+        settings: &Settings,
+        running: Option<AdminClient>,
+    ) -> anyhow::Result<Outcome> {
+        let file = absolute(&self.file)?;
+        let catalog = offline(settings)?;
+        let about = catalog.inspect(&file).await?;
+        let Some(grants) = self.consent(&about)? else { return Ok(Outcome::NeedsConsent) };
+        let report = match running {
+            Some(client) => client.install(&InstallRequest { file, grants }).await?,
+            None => {
+                let loaded = catalog.install(&file, &grants).await?;
+                let listed = catalog.list().await;
+                let found = listed.into_iter().find(|listed| listed.name == loaded.about.name);
+                idle(found.context("the plugin was installed, and is not there")?)
+            }
+        };
+        show::installed(&report, self.output.json)?;
+        Ok(Outcome::Done)
+    }
+
+    /// What is granted; nothing at all where consent is needed and nobody can be asked.
+    fn consent(&self, about: &About) -> anyhow::Result<Option<Vec<Grant>>> {
+        if !self.grants.is_empty() {
+            return Ok(Some(self.grants.clone()));
+        }
+        let wanted = grants_for(&about.missing);
+        if self.yes || wanted.is_empty() {
+            return Ok(Some(wanted));
+        }
+        ask::consent(about).map(|yes| yes.then_some(wanted))
+    }
+}
+
+fn absolute(file: &Path) -> anyhow::Result<PathBuf> {
+    file.canonicalize().with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn idle(listed: Listed) -> PluginReport {
+    let state = match (&listed.problem, listed.enabled) {
+        (Some(_), _) => PluginState::Unusable,
+        (None, false) => PluginState::Disabled,
+        (None, true) => PluginState::Idle,
+    };
+    PluginReport { listed, state, is_default: false }
+}
+
+/// The plugins of a provider that does not run.
+fn offline(settings: &Settings) -> anyhow::Result<Catalog> {
+    let config = CatalogConfig {
+        plugin_dir: settings.plugin_dir.clone(),
+        vm_data_dir: settings.vm_data_dir.clone().unwrap_or_else(|| settings.data_dir.join("vms")),
+        cache_dir: settings.data_dir.join("cache").join("plugins"),
+        settings: settings.plugins.clone(),
+    };
+    Ok(Catalog::new(config, Arc::new(PassingState::default()))?)
+}
+
+/// What a plugin keeps while it is tried without a provider is forgotten afterwards.
+#[derive(Default)]
+struct PassingState(Mutex<BTreeMap<(String, String), Vec<u8>>>);
+
+impl PassingState {
+    fn values(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl StateStore for PassingState {
+    async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.values().get(&(plugin.to_owned(), key.to_owned())).cloned())
+    }
+
+    async fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Vec<u8>,
+        room_bytes: u64,
+    ) -> Result<bool, StateError> {
+        let fits = value.len() as u64 <= room_bytes;
+        if fits {
+            self.values().insert((plugin.to_owned(), key.to_owned()), value);
+        }
+        Ok(fits)
+    }
+
+    async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError> {
+        self.values().remove(&(plugin.to_owned(), key.to_owned()));
+        Ok(())
+    }
+
+    async fn keys(&self, plugin: &str, prefix: &str) -> Result<Vec<String>, StateError> {
+        let values = self.values();
+        let keys = values.keys().filter(|(owner, key)| owner == plugin && key.starts_with(prefix));
+        Ok(keys.map(|(_, key)| key.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_on_the_command_line_has_a_kind_and_a_value() {
+        let grant = parse_grant("http=https://a.example/?x=y").unwrap();
+        assert_eq!((grant.kind, grant.value.as_str()), (GrantKind::Http, "https://a.example/?x=y"));
+        assert!(parse_grant("programs").is_err());
+        assert!(parse_grant("files:/tmp").is_err());
+        assert!(parse_grant("money=all").unwrap_err().contains("none of programs"));
+    }
 }

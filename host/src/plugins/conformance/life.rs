@@ -334,6 +334,12 @@ async fn stopped(bed: &Bed<'_>, made: Option<()>, recorder: &mut Recorder) -> Op
             machine("`inspect`", &off, &id, OFF)
         })
         .await;
+    recorder
+        .check("inspect-all", "it lists every machine, also a stopped one", async {
+            needed(stopped, NOT_STOPPED)?;
+            listed(bed, &[id.as_str()]).await
+        })
+        .await;
     let precondition = &[BackendErrorKind::FailedPrecondition];
     recorder
         .check("await-ready", "a stopped machine is `failed-precondition`", async {

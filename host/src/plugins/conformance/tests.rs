@@ -165,3 +165,27 @@ async fn a_run_that_is_broken_off_removes_its_machines() {
     assert!(report.interrupted && !report.passed());
     assert!(harness.root().join("vms/paper/machines").read_dir().unwrap().next().is_none());
 }
+
+/// Each of these is a backend that keeps all promises but one.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_promise_that_is_not_kept_is_noticed() {
+    let ssh = Greeter::saying("SSH-2.0-greeter\r\n").await;
+    for (fault, call, promise) in [
+        ("delete-leaves-files", "delete", "no file, value or program"),
+        ("create-notes-too-early", "create", "cut off in the middle"),
+        ("create-takes-anything", "create", "another spec"),
+        ("stop-does-not-wait", "stop", "ends with `stopped`"),
+        ("ready-too-soon", "await-ready", "ends with `running`"),
+        ("start-restarts", "start", "a machine that runs stays as it is"),
+        ("list-misses-stopped", "inspect-all", "also a stopped one"),
+        ("key-for-stopped", "add-ssh-key", "a stopped machine"),
+    ] {
+        let settings = json!({
+            "ssh": ssh.address.to_string(), "boot-ms": 400, "shutdown-ms": 100, "step-ms": 4, "fault": fault,
+        });
+        let report = run(&harness("paper", settings)).await;
+        let reason = failure(&report, call, promise);
+        assert!(!report.passed(), "{fault}: {reason}");
+        eprintln!("{fault}: {reason}");
+    }
+}

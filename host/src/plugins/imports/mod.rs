@@ -19,6 +19,7 @@ pub(super) mod sockets;
 pub(super) mod state;
 
 pub use host::Machine;
+pub(super) use process::locate;
 pub use state::{StateError, StateStore};
 
 /// What the imports of all plugins share.

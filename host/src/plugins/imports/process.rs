@@ -36,36 +36,29 @@ use crate::{
 /// Where system programs are, if the provider was started without them in its `PATH` (as for an ordinary user).
 const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-impl CallState {
-    /// The script, if it answers for this program.
-    fn scripted(&self, program: &str) -> Option<Arc<Script>> {
-        self.plugin.services.script.clone().filter(|script| script.plays_program(program))
-    }
-}
+/// Where package managers put programs that no service manager's `PATH` has. Only looked through: what programs are given as
+/// their own `PATH` stays the system's.
+const PACKAGE_DIRECTORIES: &str = "/snap/bin:/opt/homebrew/bin";
 
 impl Host for CallState {
     async fn find(&mut self, program: String) -> Result<String, Error> {
-        self.plugin.grants.program(&program)?;
-        if let Some(script) = self.scripted(&program) {
-            return script.find(&program);
-        }
-        let path = blocking(move || locate(&program)).await?;
+        let path = self.granted(program).await?;
         Ok(path.to_string_lossy().into_owned())
     }
 
     async fn run(&mut self, request: Request) -> Result<Output, Error> {
-        self.plugin.grants.program(&request.program)?;
+        let path = self.granted(request.program.clone()).await?;
+        self.fits(&request.program, &request.arguments)?;
         if let Some(script) = self.scripted(&request.program) {
             return script.run(request).await;
         }
-        let program = request.program.clone();
-        let path = blocking(move || locate(&program)).await?;
         let limit = Duration::from_millis(request.timeout_ms.into());
         run(request, &path, &self.plugin.directory.path, limit).await
     }
 
     async fn spawn(&mut self, request: Background) -> Result<u32, Error> {
-        self.plugin.grants.program(&request.program)?;
+        let path = self.granted(request.program.clone()).await?;
+        self.fits(&request.program, &request.arguments)?;
         if self.spawned >= SPAWNED_PER_CALL {
             return Err(Error::ResourceExhausted(format!(
                 "this call has left {SPAWNED_PER_CALL} programs running already, which is all it may"
@@ -81,7 +74,6 @@ impl Host for CallState {
         blocking(move || {
             // Its end is noticed by the runtime, so that it leaves no zombie.
             let _runtime = runtime.enter();
-            let path = locate(&request.program)?;
             let failed = |error: std::io::Error| io_error("run", &path, &error);
             let mut command = bare(&path, &request.arguments, &plugin.directory.path);
             command.stdin(Stdio::null()).stdout(output.try_clone().map_err(failed)?).stderr(output);
@@ -136,15 +128,41 @@ impl Host for CallState {
     }
 }
 
+impl CallState {
+    /// The script, if it answers for this program.
+    fn scripted(&self, program: &str) -> Option<Arc<Script>> {
+        self.plugin.services.script.clone().filter(|script| script.plays_program(program))
+    }
+
+    /// The file of a granted program.
+    fn granted(
+        &self,
+        program: String,
+    ) -> impl Future<Output = Result<PathBuf, Error>> + Send + use<> {
+        let (plugin, script) = (self.plugin.clone(), self.scripted(&program));
+        blocking(move || match (plugin.grants.program(&program)?, script) {
+            (Some(path), _) => Ok(path),
+            (None, Some(script)) => script.find(&program).map(PathBuf::from),
+            (None, None) => locate(&program).ok_or_else(|| {
+                Error::NotFound(format!("`{program}` is not installed on this machine"))
+            }),
+        })
+    }
+
+    fn fits(&self, program: &str, arguments: &[String]) -> Result<(), Error> {
+        self.plugin.grants.arguments(program, arguments).map_err(Error::PermissionDenied)
+    }
+}
+
 /// The program's file, as the operator's shell would find it.
-fn locate(program: &str) -> Result<PathBuf, Error> {
+pub fn locate(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(std::env::split_paths(SYSTEM_DIRECTORIES))
+        .chain(std::env::split_paths(PACKAGE_DIRECTORIES))
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(program))
         .find(|file| is_executable(file))
-        .ok_or_else(|| Error::NotFound(format!("`{program}` is not installed on this machine")))
 }
 
 fn is_executable(file: &Path) -> bool {
@@ -278,7 +296,7 @@ pub(in crate::plugins) fn own_processes<'a>(
     directory: &Path,
 ) -> Result<Vec<Running>, Error> {
     let programs: HashMap<PathBuf, &str> =
-        programs.filter_map(|name| Some((locate(name).ok()?.canonicalize().ok()?, name))).collect();
+        programs.filter_map(|name| Some((locate(name)?.canonicalize().ok()?, name))).collect();
     let directory = directory.to_str().ok_or_else(|| {
         Error::FailedPrecondition(format!(
             "{} is not UTF-8; choose another directory",

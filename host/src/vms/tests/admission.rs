@@ -115,7 +115,8 @@ async fn without_a_backend_creates_are_refused_with_the_reason_and_vms_stay() {
     let node = fixture.start().await;
     node.service.create(small("web")).await.unwrap().finished().await.unwrap();
     node.kill().await;
-    let node = fixture.start_with(Backends::none("qemu is not installed".to_owned())).await;
+    let node =
+        fixture.start_with(Backends::none("qemu is not installed".to_owned(), Vec::new())).await;
     let error = node.service.create(small("two")).await.err().unwrap();
     assert_eq!(error.to_string(), "no VM backend: qemu is not installed");
     assert!(matches!(node.service.stop("web").await, Err(VmError::NoBackend { .. })));

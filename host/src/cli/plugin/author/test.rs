@@ -2,24 +2,23 @@
 
 use std::{
     io::{BufRead, IsTerminal, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use clap::Args;
-use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Unusable, read, read_text};
+use super::{super::show, Unusable, read, read_text};
 use crate::{
     plugins::{
         Severity,
         conformance::{self, Event, Outcome, Report, Verdict},
-        harness::{self, Harness},
-        manifest::{GrantList, Manifest},
+        harness::{self, Harness, HarnessError},
+        manifest::{Ask, Manifest},
     },
     vms,
 };
@@ -58,23 +57,24 @@ pub struct Test {
     log: bool,
 }
 
-/// What an operator writes into a plugin's configuration file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Configuration {
-    settings: toml::Table,
-    grants: GrantList,
-}
-
 impl Test {
     pub fn run(&self) -> Result<ExitCode, Unusable> {
         let component = read(&self.file)?;
-        let configuration = match &self.settings {
-            Some(file) => toml::from_str(&read_text(file)?)
-                .map_err(|error| Unusable::file("use", file, error))?,
-            None => Configuration::default(),
-        };
-        if !self.may_have(&asked(&component, &self.file)?)? {
+        let manifest = Manifest::of_component(&component)
+            .and_then(|manifest| manifest.check().map(|()| manifest))
+            .map_err(|error| Unusable::file("use", &self.file, error))?;
+        let unusable = |error: HarnessError| Unusable(error.to_string());
+        let mut harness =
+            Harness::new(component).map_err(unusable)?.deadlines(&as_the_provider_waits());
+        if let Some(file) = &self.settings {
+            harness = harness
+                .configured(&read_text(file)?)
+                .map_err(|error| Unusable::file("use", file, error))?;
+        }
+        if self.keep {
+            harness.keep();
+        }
+        if !self.may_have(&manifest.asks())? {
             return Err(Unusable("nothing was granted, and nothing was tried".to_owned()));
         }
         if self.log {
@@ -82,21 +82,10 @@ impl Test {
             // Only a second one could be refused.
             let _ = lines.with_target(false).try_init();
         }
-        let unusable = |error: &dyn std::fmt::Display| Unusable(error.to_string());
-        let settings =
-            serde_json::to_value(configuration.settings).map_err(|error| unusable(&error))?;
-        let mut harness = Harness::new(component)
-            .map_err(|error| unusable(&error))?
-            .settings(settings)
-            .grants(configuration.grants)
-            .deadlines(&as_the_provider_waits());
-        if self.keep {
-            harness.keep();
-        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
-            .map_err(|error| unusable(&error))?;
+            .map_err(|error| Unusable(format!("cannot start the runtime: {error}")))?;
         let report = runtime.block_on(self.check(&harness));
         if self.json {
             println!("{}", as_json(&report));
@@ -130,14 +119,11 @@ impl Test {
     }
 
     /// Shows what is asked for, and asks back.
-    fn may_have(&self, asked: &[AskedFor]) -> Result<bool, Unusable> {
-        if asked.is_empty() {
+    fn may_have(&self, asks: &[Ask]) -> Result<bool, Unusable> {
+        if asks.is_empty() {
             return Ok(true);
         }
-        eprintln!("{} asks for:", self.file.display());
-        for AskedFor { what, reason } in asked {
-            eprintln!("  {what}: {reason}");
-        }
+        eprintln!("{} asks for:\n{}", self.file.display(), show::asks(asks));
         if self.grant_all {
             return Ok(true);
         }
@@ -166,40 +152,6 @@ fn as_the_provider_waits() -> harness::Deadlines {
         delete,
         add_key,
     }
-}
-
-/// One line of a manifest's `[grants]`, for people.
-struct AskedFor {
-    what: String,
-    reason: String,
-}
-
-/// Whatever kinds of grants there are: an entry is its values, but for the reason.
-fn asked(component: &[u8], file: &Path) -> Result<Vec<AskedFor>, Unusable> {
-    let wrong = |error: &dyn std::fmt::Display| Unusable::file("use", file, error);
-    Manifest::of_component(component).map_err(|error| wrong(&error))?;
-    let text = Manifest::text_of_component(component).map_err(|error| wrong(&error))?;
-    let table: toml::Table =
-        toml::from_str(text.unwrap_or_default()).map_err(|error| wrong(&error))?;
-    let mut asked = Vec::new();
-    for (kind, entries) in
-        table.get("grants").and_then(|grants| grants.as_table()).into_iter().flatten()
-    {
-        let entries = match entries {
-            toml::Value::Array(entries) => entries.as_slice(),
-            one => std::slice::from_ref(one),
-        };
-        for entry in entries.iter().filter_map(|entry| entry.as_table()) {
-            let values = entry
-                .iter()
-                .filter(|(key, _)| *key != "reason")
-                .map(|(_, value)| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-            let what = std::iter::once(kind.clone()).chain(values).collect::<Vec<_>>().join(" ");
-            let reason = entry.get("reason").and_then(|reason| reason.as_str());
-            asked.push(AskedFor { what, reason: reason.unwrap_or_default().to_owned() });
-        }
-    }
-    Ok(asked)
 }
 
 /// Lines as they come, and on a terminal what is being done now.

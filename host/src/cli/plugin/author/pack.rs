@@ -24,7 +24,7 @@ impl Pack {
         let module = read(&self.module)?;
         let usual = PathBuf::from("plugin.toml");
         let file = self.manifest.as_ref().or_else(|| usual.is_file().then_some(&usual));
-        let manifest = file.map(read_text).transpose()?;
+        let manifest = file.map(|file| read_text(file)).transpose()?;
         let component = golem_provider_sdk_pack::pack(&module, manifest.as_deref())
             .map_err(|error| Unusable::file("pack", &self.module, error))?;
         if let Some(file) = file {

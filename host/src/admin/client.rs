@@ -1,0 +1,98 @@
+//! Asks a provider that runs.
+
+use std::{path::Path, time::Duration};
+
+use reqwest::Method;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
+    server::socket_path,
+};
+use crate::plugins::installation::Grant;
+
+/// Compiling and probing a plugin takes seconds, on a slow machine many.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Speaks to the provider with one data directory.
+pub struct AdminClient(reqwest::Client);
+
+/// The provider did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("the provider that runs does not answer: {0}")]
+    Silent(#[from] reqwest::Error),
+}
+
+impl AdminClient {
+    /// Absent where no provider runs.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub async fn connect(data_dir: &Path) -> Result<Option<Self>, ClientError> {
+        let path = socket_path(data_dir);
+        // A socket that a crash has left refuses.
+        if tokio::net::UnixStream::connect(&path).await.is_err() {
+            return Ok(None);
+        }
+        let client = reqwest::Client::builder().unix_socket(path).timeout(DEADLINE).build()?;
+        Ok(Some(Self(client)))
+    }
+
+    /// # Errors
+    /// See [`ClientError`]; so for every call here.
+    pub async fn plugins(&self) -> Result<Vec<PluginReport>, ClientError> {
+        self.ask(Method::GET, "plugins", None::<&()>).await
+    }
+
+    pub async fn install(&self, request: &InstallRequest) -> Result<PluginReport, ClientError> {
+        self.ask(Method::POST, "plugins", Some(request)).await
+    }
+
+    pub async fn remove(&self, name: &str) -> Result<(), ClientError> {
+        self.ask(Method::DELETE, &format!("plugins/{name}"), None::<&()>).await
+    }
+
+    pub async fn set_enabled(&self, name: &str, enabled: bool) -> Result<(), ClientError> {
+        let change = if enabled { "enable" } else { "disable" };
+        self.ask(Method::POST, &format!("plugins/{name}/{change}"), None::<&()>).await
+    }
+
+    pub async fn grant(&self, name: &str, grants: Vec<Grant>) -> Result<(), ClientError> {
+        let change = GrantChange { grants };
+        self.ask(Method::POST, &format!("plugins/{name}/grant"), Some(&change)).await
+    }
+
+    pub async fn revoke(&self, name: &str, grants: Vec<Grant>) -> Result<(), ClientError> {
+        let change = GrantChange { grants };
+        self.ask(Method::POST, &format!("plugins/{name}/revoke"), Some(&change)).await
+    }
+
+    pub async fn use_vm_backend(&self, name: &str) -> Result<(), ClientError> {
+        let request = UseRequest { name: name.to_owned() };
+        self.ask(Method::POST, "vm-backend", Some(&request)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let mut request = self.0.request(method, format!("http://provider/{path}"));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        if answer.status().is_success() {
+            return Ok(answer.json().await?);
+        }
+        let status = answer.status();
+        let refusal: Result<Refusal, _> = answer.json().await;
+        Err(ClientError::Refused(
+            refusal.map_or_else(|_| format!("it answered {status}"), |refusal| refusal.detail),
+        ))
+    }
+}

@@ -1,0 +1,256 @@
+//! Plugins of a running provider, changed one change at a time: a new version takes over only when it has been loaded, linked,
+//! described and probed; anything wrong leaves the one that works in its place.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use tokio::sync::Mutex;
+
+use super::protocol::{PluginReport, PluginState};
+use crate::{
+    plugins::{
+        Severity,
+        catalog::{Catalog, PluginError, ProbedBackend},
+        installation::{Grant, InstallError, Listed},
+    },
+    vms::{Backends, VmError, VmService},
+};
+
+/// Where plugins are managed. Clones are the same desk.
+#[derive(Clone)]
+pub struct PluginDesk(Arc<Inner>);
+
+struct Inner {
+    catalog: Arc<Catalog>,
+    vms: VmService,
+    /// Held during a change: what was loaded last of each plugin.
+    turn: Mutex<Loaded>,
+}
+
+/// By plugin: what its component and its configuration were.
+type Loaded = BTreeMap<String, Fingerprint>;
+
+/// Changes when a plugin has to be loaded anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fingerprint([u8; 32]);
+
+/// A change to the plugins was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    #[error("the plugin {name} cannot work on this machine: {reason}")]
+    Blocked { name: String, reason: String },
+    #[error(transparent)]
+    Vms(#[from] VmError),
+}
+
+impl PluginDesk {
+    pub fn new(catalog: Arc<Catalog>, vms: VmService) -> Self {
+        Self(Arc::new(Inner { catalog, vms, turn: Mutex::default() }))
+    }
+
+    fn backends(&self) -> &Backends {
+        self.0.vms.backends()
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.0.catalog
+    }
+
+    /// All plugins there are.
+    pub async fn list(&self) -> Vec<PluginReport> {
+        let (working, default) = (self.backends().names(), self.backends().default_name().ok());
+        let report = |listed: Listed| PluginReport {
+            state: match () {
+                () if working.contains(&listed.name) => PluginState::Working,
+                () if !listed.enabled => PluginState::Disabled,
+                () => PluginState::Unusable,
+            },
+            is_default: default.as_deref() == Some(&listed.name),
+            listed,
+        };
+        self.0.catalog.list().await.into_iter().map(report).collect()
+    }
+
+    /// Installs a component and lets it take the next call.
+    ///
+    /// # Errors
+    /// It cannot be used, or not be written; then everything is as it was.
+    pub async fn install(&self, file: &Path, grants: &[Grant]) -> Result<PluginReport, DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        let loaded = self.0.catalog.install(file, grants).await?;
+        let name = loaded.about.name.clone();
+        let report = self.switch(loaded).await;
+        self.remember(&mut turn, &name).await;
+        Ok(report)
+    }
+
+    /// Takes over what has changed on the disk, unless this desk did it.
+    pub(super) async fn follow(&self, name: &str) -> Result<(), DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        let now = self.fingerprint(name).await;
+        if now.is_some() && turn.get(name) == now.as_ref() {
+            return Ok(());
+        }
+        match self.load_and_switch(&mut turn, name).await {
+            Err(DeskError::Plugin(PluginError::Disabled { .. } | PluginError::Unknown { .. })) => {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    async fn remember(&self, turn: &mut Loaded, name: &str) {
+        match self.fingerprint(name).await {
+            Some(fingerprint) => drop(turn.insert(name.to_owned(), fingerprint)),
+            None => drop(turn.remove(name)),
+        }
+    }
+
+    /// Absent where there is no component of that name.
+    async fn fingerprint(&self, name: &str) -> Option<Fingerprint> {
+        self.0.catalog.fingerprint(name).await.map(Fingerprint)
+    }
+
+    /// Loads a plugin anew, after its file or its configuration has changed.
+    ///
+    /// # Errors
+    /// It cannot be used; then the one that was loaded goes on, unless it was switched off.
+    pub async fn reload(&self, name: &str) -> Result<PluginReport, DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        self.load_and_switch(&mut turn, name).await
+    }
+
+    async fn load_and_switch(
+        &self,
+        turn: &mut Loaded,
+        name: &str,
+    ) -> Result<PluginReport, DeskError> {
+        // Also of what turns out to be wrong: it is not tried again before it changes.
+        self.remember(turn, name).await;
+        match self.0.catalog.load_vm_backend(name).await {
+            Ok(loaded) if loaded.works() => Ok(self.switch(loaded).await),
+            Ok(loaded) => {
+                report(&loaded);
+                let reasons = loaded.findings.iter().filter(|finding| finding.blocks());
+                let reason = reasons.map(|finding| finding.sentence()).collect::<Vec<_>>();
+                Err(DeskError::Blocked { name: name.to_owned(), reason: reason.join("; ") })
+            }
+            Err(error @ (PluginError::Disabled { .. } | PluginError::Unknown { .. })) => {
+                let reason = match &error {
+                    PluginError::Disabled { .. } => error.to_string(),
+                    _ => format!("the plugin '{name}' was removed"),
+                };
+                tracing::info!(plugin.name = name, "{reason}");
+                self.backends().remove(name, reason);
+                self.0.vms.backends_have_changed();
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn switch(&self, loaded: ProbedBackend) -> PluginReport {
+        let about = loaded.about.clone();
+        report(&loaded);
+        let is_new = !self.backends().names().contains(&about.name);
+        self.backends().install(loaded.backend);
+        if self.backends().default_name().is_err() {
+            // Whatever was the default before could not work.
+            let _ = self.backends().make_default(&about.name);
+        }
+        self.0.vms.backends_have_changed();
+        tracing::info!(
+            plugin.name = about.name,
+            plugin.version = about.version,
+            plugin.sha256 = about.sha256,
+            "the plugin {} {} {}",
+            about.name,
+            about.version,
+            if is_new { "is there now" } else { "takes the calls from now on" }
+        );
+        let reports = self.list().await;
+        let report = reports.into_iter().find(|report| report.listed.name == about.name);
+        report.unwrap_or_else(|| PluginReport {
+            state: PluginState::Working,
+            is_default: false,
+            listed: Listed {
+                name: about.name,
+                origin: about.origin,
+                enabled: true,
+                version: Some(about.version),
+                kind: Some(about.kind.to_owned()),
+                summary: Some(about.summary),
+                license: Some(about.license),
+                sha256: Some(about.sha256),
+                not_granted: Vec::new(),
+                problem: None,
+            },
+        })
+    }
+
+    /// Takes an installed plugin away. A bundled one of its name takes its place; VMs of one that has none stay as they are.
+    ///
+    /// # Errors
+    /// There is none to be removed.
+    pub async fn remove(&self, name: &str) -> Result<(), DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        self.0.catalog.remove(name).await?;
+        match self.load_and_switch(&mut turn, name).await {
+            Err(DeskError::Plugin(PluginError::Unknown { .. })) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// # Errors
+    /// There is no such plugin, or it cannot be used.
+    pub async fn set_enabled(&self, name: &str, enabled: bool) -> Result<(), DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        self.0.catalog.set_enabled(name, enabled).await?;
+        match self.load_and_switch(&mut turn, name).await {
+            Err(DeskError::Plugin(PluginError::Disabled { .. })) if !enabled => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// # Errors
+    /// There is no such plugin, or it cannot be used afterwards.
+    pub async fn grant(&self, name: &str, grants: &[Grant]) -> Result<(), DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        self.0.catalog.grant(name, grants).await?;
+        self.load_and_switch(&mut turn, name).await.map(drop)
+    }
+
+    /// # Errors
+    /// There is no such plugin, or it cannot be used afterwards.
+    pub async fn revoke(&self, name: &str, grants: &[Grant]) -> Result<(), DeskError> {
+        let mut turn = self.0.turn.lock().await;
+        self.0.catalog.revoke(name, grants).await?;
+        self.load_and_switch(&mut turn, name).await.map(drop)
+    }
+
+    /// New VMs are made by this plugin from now on, until the provider ends.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn make_default(&self, name: &str) -> Result<(), DeskError> {
+        self.backends().make_default(name)?;
+        tracing::info!(plugin.name = name, "new machines are made by {name}");
+        Ok(())
+    }
+}
+
+/// Tells the operator what a probe found.
+pub fn report(probed: &ProbedBackend) {
+    let name = probed.backend.name();
+    for finding in &probed.findings {
+        let text = finding.sentence();
+        match finding.severity {
+            Severity::Info => tracing::info!(plugin.name = name, "{text}"),
+            Severity::Warning => tracing::warn!(plugin.name = name, "{text}"),
+            Severity::Blocking => tracing::error!(plugin.name = name, "{text}"),
+        }
+    }
+}

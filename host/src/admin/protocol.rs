@@ -1,0 +1,54 @@
+//! What is said over the socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plugins::installation::{Grant, Listed};
+
+/// One plugin of a running provider.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PluginReport {
+    #[serde(flatten)]
+    pub listed: Listed,
+    pub state: PluginState,
+    /// Are new VMs made by it when a request names no backend?
+    pub is_default: bool,
+}
+
+/// What a plugin is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginState {
+    /// It takes calls.
+    Working,
+    /// It was switched off.
+    Disabled,
+    /// It cannot be used; the problem says why.
+    Unusable,
+    /// Nobody knows, as no provider runs.
+    Idle,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InstallRequest {
+    /// Absolute.
+    pub file: PathBuf,
+    pub grants: Vec<Grant>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GrantChange {
+    pub grants: Vec<Grant>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UseRequest {
+    pub name: String,
+}
+
+/// Why something was not done.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    pub detail: String,
+}

@@ -1,0 +1,180 @@
+//! Answers on the socket. Whoever may open it may do everything here: it lies in the data directory and is open to this user
+//! alone.
+
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path as FilePath, PathBuf},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    desk::{DeskError, PluginDesk},
+    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
+};
+
+/// Where the socket of the provider with this data directory is.
+pub fn socket_path(data_dir: &FilePath) -> PathBuf {
+    data_dir.join("admin.sock")
+}
+
+/// The socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the socket {path} for `golem-provider plugin` and the like: {source}", path = path.display())]
+pub struct BindError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The socket, gone with this value.
+pub struct AdminListener {
+    listener: UnixListener,
+    _file: RemovedOnDrop,
+}
+
+struct RemovedOnDrop(PathBuf);
+
+impl Drop for RemovedOnDrop {
+    fn drop(&mut self) {
+        // One that is left is replaced by the next start.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl AdminListener {
+    /// Takes the place of a socket that an earlier process left. Only for whoever holds the data directory.
+    ///
+    /// # Errors
+    /// The path is too long for a socket, or cannot be written.
+    pub fn bind(data_dir: &FilePath) -> Result<Self, BindError> {
+        let path = socket_path(data_dir);
+        let bind = || -> io::Result<UnixListener> {
+            // Closed to others before anybody can see it: made in a directory that nobody else enters, then moved.
+            let nursery = data_dir.join(".admin");
+            match std::fs::remove_dir_all(&nursery) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            std::fs::DirBuilder::new().mode(0o700).create(&nursery)?;
+            let newborn = nursery.join("s");
+            let listener = UnixListener::bind(&newborn)?;
+            std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
+            std::fs::rename(&newborn, &path)?;
+            std::fs::remove_dir(&nursery)?;
+            Ok(listener)
+        };
+        let listener = bind().map_err(|source| BindError { path: path.clone(), source })?;
+        Ok(Self { listener, _file: RemovedOnDrop(path) })
+    }
+}
+
+/// Answers until `stop`, and lets changes under way end.
+pub async fn serve(listener: AdminListener, desk: PluginDesk, stop: CancellationToken) {
+    let AdminListener { listener, _file } = listener;
+    let served = axum::serve(listener, router(desk)).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::warn!("the socket for the operator's commands has failed: {error}");
+    }
+}
+
+fn router(desk: PluginDesk) -> Router {
+    Router::new()
+        .route("/plugins", get(list).post(install))
+        .route("/plugins/{name}", delete(remove))
+        .route("/plugins/{name}/reload", post(reload))
+        .route("/plugins/{name}/enable", post(enable))
+        .route("/plugins/{name}/disable", post(disable))
+        .route("/plugins/{name}/grant", post(grant))
+        .route("/plugins/{name}/revoke", post(revoke))
+        .route("/vm-backend", post(use_vm_backend))
+        .with_state(desk)
+}
+
+async fn list(State(desk): State<PluginDesk>) -> Json<Vec<PluginReport>> {
+    Json(desk.list().await)
+}
+
+async fn install(
+    State(desk): State<PluginDesk>,
+    Json(request): Json<InstallRequest>,
+) -> Result<Json<PluginReport>, DeskError> {
+    // A caller that goes away leaves no half of a change.
+    finished(async move { desk.install(&request.file, &request.grants).await }).await.map(Json)
+}
+
+async fn remove(
+    State(desk): State<PluginDesk>,
+    Path(name): Path<String>,
+) -> Result<Json<()>, DeskError> {
+    finished(async move { desk.remove(&name).await }).await.map(Json)
+}
+
+async fn reload(
+    State(desk): State<PluginDesk>,
+    Path(name): Path<String>,
+) -> Result<Json<PluginReport>, DeskError> {
+    finished(async move { desk.reload(&name).await }).await.map(Json)
+}
+
+async fn enable(
+    State(desk): State<PluginDesk>,
+    Path(name): Path<String>,
+) -> Result<Json<()>, DeskError> {
+    finished(async move { desk.set_enabled(&name, true).await }).await.map(Json)
+}
+
+async fn disable(
+    State(desk): State<PluginDesk>,
+    Path(name): Path<String>,
+) -> Result<Json<()>, DeskError> {
+    finished(async move { desk.set_enabled(&name, false).await }).await.map(Json)
+}
+
+async fn grant(
+    State(desk): State<PluginDesk>,
+    Path(name): Path<String>,
+    Json(change): Json<GrantChange>,
+) -> Result<Json<()>, DeskError> {
+    finished(async move { desk.grant(&name, &change.grants).await }).await.map(Json)
+}
+
+async fn revoke(
+    State(desk): State<PluginDesk>,
+    Path(name): Path<String>,
+    Json(change): Json<GrantChange>,
+) -> Result<Json<()>, DeskError> {
+    finished(async move { desk.revoke(&name, &change.grants).await }).await.map(Json)
+}
+
+async fn use_vm_backend(
+    State(desk): State<PluginDesk>,
+    Json(request): Json<UseRequest>,
+) -> Result<Json<()>, DeskError> {
+    desk.make_default(&request.name).map(Json)
+}
+
+/// Runs a change to its end, whatever becomes of the connection that asked for it.
+async fn finished<T: Send + 'static>(
+    change: impl Future<Output = Result<T, DeskError>> + Send + 'static,
+) -> Result<T, DeskError> {
+    match tokio::spawn(change).await {
+        Ok(result) => result,
+        Err(error) => Err(crate::plugins::installation::InstallError::BrokenOff(error).into()),
+    }
+}
+
+impl IntoResponse for DeskError {
+    fn into_response(self) -> Response {
+        (StatusCode::UNPROCESSABLE_ENTITY, Json(Refusal { detail: self.to_string() }))
+            .into_response()
+    }
+}

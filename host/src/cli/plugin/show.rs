@@ -1,0 +1,158 @@
+//! What the `plugin` commands print.
+
+use std::io::{self, Write};
+
+use serde_json::json;
+
+use super::Output;
+use crate::{
+    admin::{PluginReport, PluginState},
+    plugins::{catalog::About, manifest::Ask},
+};
+
+/// Rows of columns, each as wide as it has to be.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))?;
+    Ok(())
+}
+
+fn state(report: &PluginReport) -> String {
+    let state = match report.state {
+        PluginState::Working => "working",
+        PluginState::Disabled => "disabled",
+        PluginState::Unusable => "unusable",
+        PluginState::Idle => "not running",
+    };
+    if report.is_default { format!("{state}, default") } else { state.to_owned() }
+}
+
+pub fn list(reports: &[PluginReport], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return print_json(&reports);
+    }
+    let head = ["NAME", "VERSION", "KIND", "STATE", "FROM"].map(str::to_owned).to_vec();
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let row = |report: &PluginReport| {
+        let listed = &report.listed;
+        vec![
+            listed.name.clone(),
+            or_dash(&listed.version),
+            or_dash(&listed.kind),
+            state(report),
+            listed.origin.clone(),
+        ]
+    };
+    let mut text = table(&[vec![head], reports.iter().map(row).collect()].concat());
+    for report in reports {
+        let listed = &report.listed;
+        if let Some(problem) = &listed.problem {
+            text += &format!("\n{}: {problem}\n", listed.name);
+        }
+        for missing in &listed.not_granted {
+            text += &format!(
+                "\n{} asks for {missing} and does not have it; to grant it: golem-provider plugin grant {} {missing}\n",
+                listed.name, listed.name
+            );
+        }
+    }
+    print(&text)?;
+    Ok(())
+}
+
+/// What is asked for, a line each.
+pub fn asks(asks: &[Ask]) -> String {
+    let row = |ask: &Ask| vec![format!("  {}", ask.kind), ask.value.clone(), ask.reason.clone()];
+    table(&asks.iter().map(row).collect::<Vec<_>>())
+}
+
+pub fn about(about: &About, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let schema: serde_json::Value =
+            serde_json::from_str(&about.settings_schema).unwrap_or_default();
+        let mut value = serde_json::to_value(about)?;
+        value["settings_schema"] = schema;
+        return print_json(&value);
+    }
+    let field = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+    let mut text = table(&[
+        field("name", &about.name),
+        field("version", &about.version),
+        field("kind", about.kind),
+        field("summary", &about.summary),
+        field("licence", &about.license),
+        field("contract", about.contract),
+        field("sha256", &about.sha256),
+    ]);
+    if about.asks.is_empty() {
+        text += "\nIt asks for nothing beyond its own directory.\n";
+    } else {
+        text += &format!("\nIt asks for:\n\n{}", asks(&about.asks));
+    }
+    if !about.missing.is_empty() && about.missing != about.asks {
+        text += &format!("\nOf that is not granted yet:\n\n{}", asks(&about.missing));
+    }
+    print(&text)?;
+    Ok(())
+}
+
+pub fn installed(report: &PluginReport, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return print_json(report);
+    }
+    let listed = &report.listed;
+    let version = listed.version.as_deref().unwrap_or("");
+    let mut text = match report.state {
+        PluginState::Working => format!("{} {version} takes the calls from now on\n", listed.name),
+        _ => format!("{} {version} is installed and counts from the next start on\n", listed.name),
+    };
+    for missing in &listed.not_granted {
+        text += &format!(
+            "not granted: {missing} (golem-provider plugin grant {} {missing})\n",
+            listed.name
+        );
+    }
+    print(&text)?;
+    Ok(())
+}
+
+pub fn done(output: &Output, name: &str, what: &str) -> anyhow::Result<()> {
+    if output.json {
+        return print_json(&json!({ "plugin": name, "done": what }));
+    }
+    print(&format!("{what}\n"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["NAME", "STATE"], ["multipass", "x"]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
+        assert_eq!(table(&rows), "NAME       STATE\nmultipass  x\n");
+    }
+}

@@ -1,0 +1,319 @@
+//! `NAME.toml` in the plugin directory: what the operator has to say about a plugin, read and edited.
+//!
+//! ```toml
+//! enabled = true
+//!
+//! [settings]              # the plugin's own settings, checked against its schema
+//! accelerator = "tcg"
+//!
+//! [grants]                # what it may use beyond what comes with a bundled plugin
+//! files = ["/srv/images/"]
+//!
+//! [revoked]               # what a bundled plugin may not use although it was reviewed
+//! programs = ["nft"]
+//!
+//! [installed]             # written by `plugin install`
+//! version = "1.2.0"
+//! sha256 = "…"
+//! ```
+//!
+//! People write this file too, so edits keep their comments and their order, and replace it in one step.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml_edit::{Array, DocumentMut, Item, Table, Value};
+
+use super::manifest::{GrantList, Pin};
+
+/// What the operator says about one plugin.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Configuration {
+    pub enabled: Option<bool>,
+    pub settings: toml::Table,
+    pub grants: GrantList,
+    pub revoked: GrantList,
+    pub installed: Option<Installed>,
+}
+
+/// What was installed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Installed {
+    pub version: String,
+    /// Of the component, as hex.
+    pub sha256: String,
+}
+
+impl Configuration {
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.unwrap_or(true)
+    }
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    #[error("cannot read {file}: {source}", file = file.display())]
+    Read { file: PathBuf, source: io::Error },
+    #[error("{file} is wrong: {source}", file = file.display())]
+    Wrong { file: PathBuf, source: Box<toml::de::Error> },
+    #[error("{file} cannot be edited: {source}; correct it first", file = file.display())]
+    Unparsable { file: PathBuf, source: Box<toml_edit::TomlError> },
+    #[error("{file} cannot be edited: [{table}] is no table, or {key} in it no list", file = file.display())]
+    Shape { file: PathBuf, table: String, key: String },
+    #[error("cannot write {file}: {source}", file = file.display())]
+    Write { file: PathBuf, source: io::Error },
+}
+
+/// The file of one plugin.
+#[derive(Debug, Clone)]
+pub(super) struct ConfigurationFile(PathBuf);
+
+impl ConfigurationFile {
+    pub fn of(plugin_dir: &Path, name: &str) -> Self {
+        Self(plugin_dir.join(format!("{name}.toml")))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What it says; nothing where there is no file. Blocks.
+    pub fn read(&self) -> Result<Configuration, ConfigurationError> {
+        let text = self.text()?;
+        toml::from_str(&text).map_err(|source| ConfigurationError::Wrong {
+            file: self.0.clone(),
+            source: Box::new(source),
+        })
+    }
+
+    fn text(&self) -> Result<String, ConfigurationError> {
+        match fs::read_to_string(&self.0) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(source) => Err(ConfigurationError::Read { file: self.0.clone(), source }),
+        }
+    }
+
+    /// Changes it in one step. Blocks.
+    pub fn edit(
+        &self,
+        change: impl FnOnce(&mut Editor) -> Result<(), ConfigurationError>,
+    ) -> Result<(), ConfigurationError> {
+        let document: DocumentMut = self.text()?.parse().map_err(|source| {
+            ConfigurationError::Unparsable { file: self.0.clone(), source: Box::new(source) }
+        })?;
+        let mut editor = Editor { file: self.0.clone(), document };
+        change(&mut editor)?;
+        replace_file(&self.0, editor.document.to_string().as_bytes())
+            .map_err(|source| ConfigurationError::Write { file: self.0.clone(), source })
+    }
+}
+
+/// Writes under another name, syncs, and renames. The directory is made where it is missing.
+pub(super) fn replace_file(file: &Path, contents: &[u8]) -> io::Result<()> {
+    let directory = file.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let draft = file.with_extension(format!("{}.new", uuid::Uuid::new_v4().simple()));
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .and_then(|mut file| {
+            file.write_all(contents)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&draft, file))
+        .and_then(|()| fs::File::open(directory)?.sync_all());
+    if written.is_err() {
+        // The first error is the one that counts.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+/// The file while it is changed.
+pub(super) struct Editor {
+    file: PathBuf,
+    document: DocumentMut,
+}
+
+/// Where a grant is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GrantTable {
+    Granted,
+    Revoked,
+}
+
+impl GrantTable {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Granted => "grants",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Editor {
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.document["enabled"] = toml_edit::value(enabled);
+    }
+
+    pub fn set_installed(&mut self, installed: &Installed) {
+        let mut table = Table::new();
+        table["version"] = toml_edit::value(&installed.version);
+        table["sha256"] = toml_edit::value(&installed.sha256);
+        self.document["installed"] = Item::Table(table);
+    }
+
+    pub fn forget_installed(&mut self) {
+        self.document.remove("installed");
+    }
+
+    /// Adds one grant; one that is there is replaced.
+    pub fn add(
+        &mut self,
+        table: GrantTable,
+        kind: &str,
+        value: &str,
+        pin: Option<&Pin>,
+    ) -> Result<(), ConfigurationError> {
+        self.remove(table, kind, value)?;
+        if kind == "loopback" {
+            self.table(table)?["loopback"] = toml_edit::value(true);
+            return Ok(());
+        }
+        let entry: Value = match pin {
+            Some(pin) => {
+                let mut inline = toml_edit::InlineTable::new();
+                inline.insert("name", pin.name.as_str().into());
+                inline.insert("path", pin.path.to_string_lossy().as_ref().into());
+                // Inode numbers beyond what TOML can hold do not occur on any file system in use.
+                inline.insert("inode", i64::try_from(pin.inode).unwrap_or(i64::MAX).into());
+                inline.insert("owner", i64::from(pin.owner).into());
+                inline.into()
+            }
+            None => value.into(),
+        };
+        self.list(table, kind)?.push(entry);
+        Ok(())
+    }
+
+    /// Takes one grant away; one that is not there is a success.
+    pub fn remove(
+        &mut self,
+        table: GrantTable,
+        kind: &str,
+        value: &str,
+    ) -> Result<(), ConfigurationError> {
+        if !self.document.contains_key(table.name()) {
+            return Ok(());
+        }
+        if kind == "loopback" {
+            self.table(table)?.remove("loopback");
+            return Ok(());
+        }
+        self.list(table, kind)?.retain(|entry| {
+            let entry = match entry {
+                Value::InlineTable(inline) => inline.get("name").and_then(Value::as_str),
+                other => other.as_str(),
+            };
+            entry != Some(value)
+        });
+        Ok(())
+    }
+
+    fn table(&mut self, table: GrantTable) -> Result<&mut Table, ConfigurationError> {
+        let name = table.name();
+        let shape = ConfigurationError::Shape {
+            file: self.file.clone(),
+            table: name.to_owned(),
+            key: String::new(),
+        };
+        let item = self.document.entry(name).or_insert_with(|| Item::Table(Table::new()));
+        item.as_table_mut().ok_or(shape)
+    }
+
+    fn list(&mut self, table: GrantTable, kind: &str) -> Result<&mut Array, ConfigurationError> {
+        let shape = ConfigurationError::Shape {
+            file: self.file.clone(),
+            table: table.name().to_owned(),
+            key: kind.to_owned(),
+        };
+        let item = self.table(table)?;
+        let item = item.entry(kind).or_insert_with(|| toml_edit::value(Array::new()));
+        item.as_array_mut().ok_or(shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::manifest::ProgramGrant;
+
+    fn file(text: &str) -> (tempfile::TempDir, ConfigurationFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = ConfigurationFile::of(directory.path(), "x");
+        fs::write(file.path(), text).unwrap();
+        (directory, file)
+    }
+
+    #[test]
+    fn an_edit_keeps_what_people_wrote() {
+        let (_directory, file) = file("# mine\n[settings]\nspeed = 3 # fast\n");
+        file.edit(|editor| {
+            editor.set_enabled(false);
+            editor.add(GrantTable::Granted, "http", "https://a.example", None)?;
+            editor.add(GrantTable::Granted, "http", "https://b.example", None)?;
+            editor.add(GrantTable::Granted, "http", "https://a.example", None)?;
+            editor.add(GrantTable::Granted, "loopback", "true", None)?;
+            editor.remove(GrantTable::Revoked, "programs", "absent")
+        })
+        .unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(text.contains("# mine") && text.contains("speed = 3 # fast"), "{text}");
+        let configuration = file.read().unwrap();
+        assert!(!configuration.is_enabled());
+        assert!(configuration.grants.loopback);
+        assert_eq!(configuration.grants.http, ["https://b.example", "https://a.example"]);
+        file.edit(|editor| editor.remove(GrantTable::Granted, "http", "https://b.example"))
+            .unwrap();
+        assert_eq!(file.read().unwrap().grants.http, ["https://a.example"]);
+    }
+
+    #[test]
+    fn a_pinned_program_is_written_with_its_file() {
+        let (directory, file) = file("");
+        let tool = directory.path().join("tool");
+        fs::write(&tool, "").unwrap();
+        let pin = Pin::of("tool", &tool).unwrap();
+        file.edit(|editor| editor.add(GrantTable::Granted, "programs", "tool", Some(&pin)))
+            .unwrap();
+        let programs = file.read().unwrap().grants.programs;
+        assert_eq!(programs, [ProgramGrant::Pinned(pin)]);
+        file.edit(|editor| editor.remove(GrantTable::Granted, "programs", "tool")).unwrap();
+        assert!(file.read().unwrap().grants.programs.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named_and_left_as_it_is() {
+        let (_directory, wrong) = file("grants = 3\n");
+        let error = wrong.read().unwrap_err().to_string();
+        assert!(error.contains("x.toml"), "{error}");
+        let add = |editor: &mut Editor| {
+            editor.add(GrantTable::Granted, "http", "https://a.example", None)
+        };
+        assert!(wrong.edit(add).is_err());
+        assert_eq!(fs::read_to_string(wrong.path()).unwrap(), "grants = 3\n");
+        let (_directory, broken) = file("[settings\n");
+        assert!(broken.edit(add).is_err());
+    }
+}
