@@ -1,11 +1,11 @@
 //! The conformance suite as an author of a plugin runs it: the sub-command `plugin test`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::{Image, Setup, images, processes, wait};
+use crate::{Setup, binary, processes, wait};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Conformance {
 }
 
 impl Conformance {
-    /// The lines of checks with this verdict, with their reasons.
+    /// The checks with this verdict, with their reasons.
     pub fn with_verdict(&self, verdict: &str) -> Vec<String> {
         let checks = self.report["checks"].as_array().into_iter().flatten();
         checks
@@ -29,24 +29,25 @@ impl Conformance {
     }
 }
 
-/// Runs the suite on a component, with this configuration file.
+/// Runs the suite on a plugin, with the configuration that it has in this set-up.
 ///
 /// # Errors
-/// When it does not end in time.
+/// When the plugin is not built, or the suite does not end in time.
 pub async fn conformance(
-    component: &Path,
-    configuration: &str,
+    setup: &Setup,
+    plugin: &str,
     arguments: &[&str],
     deadline: Duration,
 ) -> Result<Conformance> {
-    let setup = Setup::new()?;
     let _machines = Machines(setup.directory());
-    let settings = setup.directory().join("settings.toml");
-    fs::write(&settings, configuration).context("writing the settings")?;
-    let (component, settings) = (component.display().to_string(), settings.display().to_string());
-    let mut all = vec!["plugin", "test", &component, "--settings", &settings];
+    let component = binary::component(plugin)?.display().to_string();
+    let settings = setup.plugin_dir().join(format!("{plugin}.toml")).display().to_string();
+    let mut all = vec!["plugin", "test", &component];
+    if Path::new(&settings).is_file() {
+        all.extend(["--settings", &settings]);
+    }
     all.extend(arguments);
-    let output = wait::within("the conformance suite", deadline, setup.command(&all)?.output());
+    let output = wait::within("the conformance suite", deadline, setup.program(&all)?.output());
     let output = output.await?.context("starting the conformance suite")?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(Conformance {
@@ -55,16 +56,6 @@ pub async fn conformance(
         stdout,
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
-}
-
-impl Image {
-    /// The configuration of the QEMU plugin that offers this image.
-    ///
-    /// # Errors
-    /// When it cannot be written as TOML.
-    pub fn configuration(&self) -> Result<String> {
-        images::plugin_configuration(std::slice::from_ref(self))
-    }
 }
 
 /// Real machines of a suite that was killed end with this.

@@ -205,27 +205,24 @@ impl Setup {
         })
     }
 
-    /// The program with a sub-command that needs no provider, and a directory of its own for what it makes. Killed when it is
-    /// dropped.
+    /// The program with a sub-command that needs no provider; what that makes for a while lies in the directory of this one.
+    /// Killed when it is dropped.
     ///
     /// # Errors
     /// When there is no program.
-    pub fn command(&self, arguments: &[&str]) -> Result<tokio::process::Command> {
-        let mut command = Command::new(binary::provider()?);
-        command.args(arguments);
-        Ok(self.bare(command))
+    pub fn program(&self, arguments: &[&str]) -> Result<tokio::process::Command> {
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut command = tokio::process::Command::from(self.process(&arguments)?);
+        command.env("TMPDIR", self.directory.path()).kill_on_drop(true);
+        Ok(command)
     }
 
-    /// A shell that runs a script with the settings of this provider.
+    /// A shell that runs a script with the settings of this provider. Killed when it is dropped.
     pub fn shell(&self, script: &str) -> tokio::process::Command {
         let mut command = Command::new("bash");
-        command.args(["-c", script]).envs(&self.settings);
-        self.bare(command)
-    }
-
-    fn bare(&self, mut command: Command) -> tokio::process::Command {
         without_settings_of_the_caller(&mut command);
-        command.env("TMPDIR", self.directory.path()).stdin(Stdio::null());
+        command.args(["-c", script]).envs(&self.settings).stdin(Stdio::null());
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
         command

@@ -72,6 +72,10 @@ async fn wrong_specs(bed: &Bed<'_>, image: Option<&str>, recorder: &mut Recorder
             let image = image()?;
             for wrong in ["", "../outside", "UPPER", "a b", &"a".repeat(101)] {
                 let answer = bed.plugin.create(&spec(wrong, image), unheard()).await;
+                if answer.is_ok() {
+                    // No later check knows of it.
+                    let _ = bed.plugin.delete(wrong).await;
+                }
                 refusal(&format!("`create` with the id `{wrong}`"), answer, WRONG)?;
             }
             Ok(())
