@@ -4,6 +4,8 @@ pub use crate::bindings::golem::provider::process::{ExitStatus, Output, Running}
 
 use core::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use crate::bindings::golem::provider::process as import;
 use crate::{Error, Result, clock};
 
@@ -99,6 +101,17 @@ impl Command {
             }
         }))
     }
+}
+
+/// What a program wrote to standard output, as JSON.
+///
+/// ```ignore
+/// let info: Info = process::json(&Command::new("qemu-img").args(["info", "--output=json", path]).run_checked()?)?;
+/// ```
+pub fn json<T: DeserializeOwned>(output: &Output) -> Result<T> {
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        Error::Internal(format!("a program answered no JSON as expected: {error}"))
+    })
 }
 
 /// The path of a granted program; [`Error::NotFound`] if it is not installed.

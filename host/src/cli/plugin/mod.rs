@@ -7,20 +7,18 @@ mod author;
 mod show;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
-use async_trait::async_trait;
 use clap::{Args, Subcommand};
 
 use crate::{
     admin::{AdminClient, InstallRequest, PluginReport, PluginState},
     plugins::{
-        StateError, StateStore,
         catalog::{About, Catalog, CatalogConfig},
+        harness::MemoryState,
         installation::{Grant, GrantKind, Listed, grants_for},
     },
     settings::{self, Origin, Settings},
@@ -324,49 +322,8 @@ fn offline(settings: &Settings) -> anyhow::Result<Catalog> {
         cache_dir: settings.data_dir.join("cache").join("plugins"),
         settings: settings.plugins.clone(),
     };
-    Ok(Catalog::new(config, Arc::new(PassingState::default()))?)
-}
-
-/// What a plugin keeps while it is tried without a provider is forgotten afterwards.
-#[derive(Default)]
-struct PassingState(Mutex<BTreeMap<(String, String), Vec<u8>>>);
-
-impl PassingState {
-    fn values(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait]
-impl StateStore for PassingState {
-    async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.values().get(&(plugin.to_owned(), key.to_owned())).cloned())
-    }
-
-    async fn set(
-        &self,
-        plugin: &str,
-        key: &str,
-        value: Vec<u8>,
-        room_bytes: u64,
-    ) -> Result<bool, StateError> {
-        let fits = value.len() as u64 <= room_bytes;
-        if fits {
-            self.values().insert((plugin.to_owned(), key.to_owned()), value);
-        }
-        Ok(fits)
-    }
-
-    async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError> {
-        self.values().remove(&(plugin.to_owned(), key.to_owned()));
-        Ok(())
-    }
-
-    async fn keys(&self, plugin: &str, prefix: &str) -> Result<Vec<String>, StateError> {
-        let values = self.values();
-        let keys = values.keys().filter(|(owner, key)| owner == plugin && key.starts_with(prefix));
-        Ok(keys.map(|(_, key)| key.clone()).collect())
-    }
+    // What a plugin keeps while it is tried without a provider is forgotten afterwards.
+    Ok(Catalog::new(config, Arc::new(MemoryState::default()))?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{super::show, Unusable, read, read_text};
@@ -102,8 +103,8 @@ impl Test {
         let broken_off = CancellationToken::new();
         let interrupted = broken_off.clone();
         let waiting = tokio::spawn(async move {
-            // Where it cannot be waited for, it ends the program as usual.
-            if tokio::signal::ctrl_c().await.is_ok() {
+            // Where neither can be waited for, it ends the program as usual.
+            if asked_to_end().await.is_ok() {
                 interrupted.cancel();
             }
         });
@@ -136,6 +137,15 @@ impl Test {
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
         Ok(read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+/// Ctrl-C, or SIGTERM: machines that were made are removed before this program ends.
+async fn asked_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
     }
 }
 
