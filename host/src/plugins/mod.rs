@@ -11,6 +11,7 @@ pub mod catalog;
 mod component;
 mod configuration;
 pub mod engine;
+mod health;
 mod imports;
 pub mod installation;
 mod limits;
@@ -23,6 +24,7 @@ mod vm_component;
 #[cfg(test)]
 mod tests;
 
+pub use health::Degraded;
 pub use imports::{StateError, StateStore};
 pub use vm_backend::VmBackend;
 pub use vm_component::{Finding, Severity};
