@@ -6,43 +6,90 @@ pub use crate::bindings::exports::golem::provider::vms::{
 
 use core::time::Duration;
 
-use crate::{Plugin, Result};
+use crate::{Error, Plugin, Result};
 
-/// A hypervisor, as the provider uses it.
+/// A hypervisor, as the provider uses it. `wit/vms.wit` has the whole contract, with a drawing of a machine's states;
+/// `golem-provider plugin test` tries all of it.
 ///
-/// The provider chooses each instance's id, and never runs two changing calls for one id at a time. Any call may be cut off
-/// anywhere (deadline, crash of the provider): every change has to be safe to repeat.
+/// The provider chooses each instance's id, and never runs two changing calls for one id at a time; `inspect`,
+/// `await_ready` and calls for other ids run beside them, each in an instance of its own. Any call may be cut off anywhere
+/// (its deadline, its caller, a crash of the provider), so every change has to be safe to repeat.
+///
+/// An id that was never made or was deleted is [`Error::NotFound`], unless the function says otherwise. A backend that cannot be
+/// asked is [`Error::Unavailable`]: never `NotFound`, and never an empty list.
 pub trait VmBackend: Plugin {
-    /// The images that [`create`](Self::create) accepts.
+    /// The images that [`create`](Self::create) accepts, each alias once. Does not ask the network; at most 10 s.
     fn images() -> Result<Vec<Image>>;
 
-    /// How many machines may boot at once, and how long a boot may take here.
+    /// How many machines may boot at once, and how long a boot may take here. Asked before every boot; at most 10 s.
     fn limits() -> Result<BootLimits>;
 
-    /// Makes the machine and starts it, without waiting for it to boot. Repeated for the same id, it finishes what an
-    /// interrupted call left undone.
+    /// Makes the machine and starts it, without waiting for it to boot. May fetch an image; report
+    /// [`progress`](crate::progress). At most an hour.
+    ///
+    /// Repeated for the same id and spec, it finishes what an interrupted call left undone and answers what is there.
+    /// With another spec it is [`Error::AlreadyExists`], and nothing changes; an unknown image is [`Error::InvalidArgument`]. Ids,
+    /// sizes and keys were checked already: see [`check_spec`].
     fn create(spec: Spec) -> Result<Instance>;
 
-    /// Starts a stopped or crashed machine, without waiting for it to boot. A running one stays as it is.
+    /// Starts a stopped or crashed machine, without waiting for it to boot. A running one stays as it is, with the same endpoint.
+    /// [`Error::FailedPrecondition`] for one that is still stopping or was never finished. At most 60 s.
     fn start(id: String) -> Result<Instance>;
 
-    /// Waits until SSH answers. An error as soon as it is clear that it never will.
+    /// Waits until SSH answers, and answers the machine as [`PowerState::Running`] with its endpoint. An error as soon as it is
+    /// clear that it never will: [`Error::FailedPrecondition`] for a machine that does not run, or is stopped meanwhile. Gives
+    /// up by itself within the boot timeout that [`limits`](Self::limits) answers. Waits with
+    /// [`clock::sleep`](crate::clock::sleep), in pieces.
     fn await_ready(id: String) -> Result<Instance>;
 
-    /// Shuts the machine down, and switches it off if that takes longer than `grace`. A stopped one stays as it is.
+    /// Shuts the machine down, and switches it off if that takes longer than `grace`: ends with [`PowerState::Stopped`]. A stopped
+    /// one stays as it is, and its disk is kept. At most 30 s on top of the grace.
     fn stop(id: String, grace: Duration) -> Result<Instance>;
 
-    /// Removes everything that was made for the machine, running or not. An unknown id is a success.
+    /// Removes everything that was made for the machine, running or not: files, values, processes. An unknown id is a
+    /// success. At most 120 s.
     fn delete(id: String) -> Result<()>;
 
-    /// What the machine is doing. Changes nothing. [`NotFound`](crate::Error::NotFound) only if that is certain.
+    /// What the machine is doing. Changes nothing. [`Error::NotFound`] only if that is certain. At most 10 s.
     fn inspect(id: String) -> Result<Instance>;
 
-    /// Every machine made here and not deleted.
+    /// Every machine made here and not deleted, also unfinished ones, each once. One that is made or deleted meanwhile must not
+    /// make it fail. At most 10 s.
     fn inspect_all() -> Result<Vec<Instance>>;
 
-    /// Lets one more OpenSSH public key log in as root, now and after later starts.
+    /// Lets one more OpenSSH public key log in as root, now and after later starts; one that is there already is a
+    /// success. [`Error::FailedPrecondition`] unless the machine runs. The key was checked already: see
+    /// [`check_ssh_key`]. At most 30 s.
     fn add_ssh_key(id: String, key: String) -> Result<()>;
+}
+
+/// Refuses an id that the contract does not allow: it becomes part of paths and of command lines.
+pub fn check_id(id: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if id.is_empty() || id.len() > 100 || !id.bytes().all(allowed) {
+        return Err(Error::InvalidArgument(format!(
+            "`{id}` cannot name a machine: 1 to 100 of a-z, 0-9 and -"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses what is no line of text: a key becomes a line of a file, and another line would be another key.
+pub fn check_ssh_key(key: &str) -> Result<()> {
+    if key.trim().is_empty() || key.chars().any(char::is_control) {
+        return Err(Error::InvalidArgument("an SSH key is one line of text".to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses what no backend makes: a wrong id or key, no processor, no memory. [`export_vm_backend`](crate::export_vm_backend)
+/// calls it before [`VmBackend::create`].
+pub fn check_spec(spec: &Spec) -> Result<()> {
+    check_id(&spec.id)?;
+    if spec.cpu_cores == 0 || spec.memory_mib == 0 {
+        return Err(Error::InvalidArgument("a machine needs a processor and memory".to_owned()));
+    }
+    spec.ssh_authorized_keys.iter().try_for_each(|key| check_ssh_key(key))
 }
 
 /// Exports a type that implements [`VmBackend`] as this component's plugin. Once per crate.
@@ -78,6 +125,7 @@ macro_rules! export_vm_backend {
                 }
                 fn create(spec: vms::Spec) -> $crate::Result<vms::Instance> {
                     $crate::log::report_panics();
+                    $crate::vm_backend::check_spec(&spec)?;
                     <$backend as $crate::VmBackend>::create(spec)
                 }
                 fn start(id: String) -> $crate::Result<vms::Instance> {
@@ -107,6 +155,7 @@ macro_rules! export_vm_backend {
                 }
                 fn add_ssh_key(id: String, key: String) -> $crate::Result<()> {
                     $crate::log::report_panics();
+                    $crate::vm_backend::check_ssh_key(&key)?;
                     <$backend as $crate::VmBackend>::add_ssh_key(id, key)
                 }
             }
@@ -114,4 +163,34 @@ macro_rules! export_vm_backend {
             $crate::bindings::export_vm_backend_bindings!(Export with_types_in $crate::bindings);
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            id: "golem-web-1".into(),
+            hostname: "web".into(),
+            cpu_cores: 1,
+            memory_mib: 1024,
+            storage_mib: 10_240,
+            image: "24.04".into(),
+            ssh_authorized_keys: vec!["ssh-ed25519 AAAA a".into()],
+        }
+    }
+
+    #[test]
+    fn what_no_backend_makes_is_refused_before_it_is_asked() {
+        assert!(check_spec(&spec()).is_ok());
+        assert!(check_spec(&Spec { ssh_authorized_keys: Vec::new(), ..spec() }).is_ok());
+        for wrong in ["", "..", "a/b", "A", "a.b", "a b", &"a".repeat(101)] {
+            assert!(check_spec(&Spec { id: wrong.into(), ..spec() }).is_err(), "{wrong}");
+        }
+        assert!(check_spec(&Spec { cpu_cores: 0, ..spec() }).is_err());
+        assert!(check_spec(&Spec { memory_mib: 0, ..spec() }).is_err());
+        let two_lines = vec!["ssh-ed25519 AAAA a\nssh-ed25519 BBBB b".into()];
+        assert!(check_spec(&Spec { ssh_authorized_keys: two_lines, ..spec() }).is_err());
+    }
 }

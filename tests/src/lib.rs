@@ -8,10 +8,11 @@
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
 //! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds.
+//! image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 mod binary;
 mod client;
+mod conformance;
 pub mod database;
 mod images;
 mod load;
@@ -26,8 +27,9 @@ mod ssh;
 mod stand_in;
 pub mod wait;
 
-pub use binary::component;
+pub use binary::{component, provider as program};
 pub use client::{Answer, Client};
+pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;

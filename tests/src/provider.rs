@@ -205,6 +205,34 @@ impl Setup {
         })
     }
 
+    /// The program with a sub-command that needs no provider; what that makes for a while lies in the directory of this one.
+    /// Killed when it is dropped.
+    ///
+    /// # Errors
+    /// When there is no program.
+    pub fn program(&self, arguments: &[&str]) -> Result<tokio::process::Command> {
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut command = tokio::process::Command::from(self.process(&arguments)?);
+        command.env("TMPDIR", self.directory.path()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// A shell that runs a script with the settings of this provider. Killed when it is dropped.
+    pub fn shell(&self, script: &str) -> tokio::process::Command {
+        let mut command = Command::new("bash");
+        without_settings_of_the_caller(&mut command);
+        command.args(["-c", script]).envs(&self.settings).stdin(Stdio::null());
+        let mut command = tokio::process::Command::from(command);
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Where all of its files are, and those of its commands.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn fault_points_file(&self) -> PathBuf {
         self.directory.path().join("fault-points")
     }
@@ -212,11 +240,7 @@ impl Setup {
     /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
     fn process(&self, arguments: &[String]) -> Result<Command> {
         let mut command = Command::new(binary::provider()?);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
-                command.env_remove(name);
-            }
-        }
+        without_settings_of_the_caller(&mut command);
         command
             .args(arguments)
             .envs(&self.settings)
@@ -230,6 +254,14 @@ impl Setup {
             command.env("PATH", std::env::join_paths(path).context("making up a PATH")?);
         }
         Ok(command)
+    }
+}
+
+fn without_settings_of_the_caller(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
     }
 }
 

@@ -11,8 +11,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use wasm_encoder::{ComponentSection, CustomSection};
-use wit_component::ComponentEncoder;
 
 use crate::guest_toolchain::{GuestToolchain, Preference, TARGET};
 use crate::ui::{self, Step};
@@ -20,9 +18,6 @@ use crate::workspace::{PluginCrate, Workspace};
 
 /// The cargo profile of what is shipped as a component.
 const PROFILE: &str = "plugin";
-
-/// The custom section that the provider reads a plugin's manifest from.
-const MANIFEST_SECTION: &str = "golem:plugin-manifest";
 
 /// Builds the plugins as WebAssembly components into target/plugins/
 ///
@@ -57,9 +52,8 @@ pub fn build(workspace: &Workspace, toolchain: GuestToolchain) -> Result<()> {
                 plugin.package
             );
         };
-        let mut component =
-            encode(module).with_context(|| format!("making a component of {}", plugin.package))?;
-        append_manifest(&mut component, &plugin.manifest)?;
+        let component = pack(module, &plugin.manifest)
+            .with_context(|| format!("making a component of {}", plugin.package))?;
         write_if_changed(&directory.join(format!("{}.wasm", plugin.name)), &component)?;
     }
     remove_others(&directory, &workspace.plugins)?;
@@ -128,21 +122,14 @@ fn names(id: &str, package: &str) -> bool {
     last.split('@').next() == Some(package)
 }
 
-fn encode(module: &Path) -> Result<Vec<u8>> {
+fn pack(module: &Path, manifest: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(module).with_context(|| format!("reading {}", module.display()))?;
-    ComponentEncoder::default().validate(true).module(&bytes)?.encode()
-}
-
-/// Puts the text of the plugin's manifest, if there is one, into its component.
-fn append_manifest(component: &mut Vec<u8>, manifest: &Path) -> Result<()> {
-    let text = match fs::read(manifest) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+    let manifest = match fs::read_to_string(manifest) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("reading {}", manifest.display())),
     };
-    CustomSection { name: MANIFEST_SECTION.into(), data: text.into() }
-        .append_to_component(component);
-    Ok(())
+    Ok(golem_provider_sdk_pack::pack(&bytes, manifest.as_deref())?)
 }
 
 fn write_if_changed(file: &Path, bytes: &[u8]) -> Result<()> {

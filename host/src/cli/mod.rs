@@ -40,7 +40,7 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Config),
-    /// Install, grant, switch and look at plugins
+    /// Write, test, install, grant, switch and look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
 }
@@ -67,7 +67,12 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let overrides = match &cli.command {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
-        Command::Config(_) | Command::Plugin(_) => Overrides::default(),
+        Command::Config(_) => Overrides::default(),
+        Command::Plugin(command) => match command.of_an_author() {
+            // Needs no provider, and no settings of one.
+            Some(command) => return command.run(),
+            None => Overrides::default(),
+        },
     };
     let settings = match settings::load(&overrides) {
         Ok(settings) => settings,

@@ -167,8 +167,12 @@ impl Catalog {
     /// Sets the engine up. Blocks shortly.
     pub fn new(config: CatalogConfig, state: Arc<dyn StateStore>) -> Result<Self, CatalogError> {
         let engine = Engine::new(Some(config.cache_dir.clone()))?;
-        let services =
-            Arc::new(Services { machine: Machine::this(), http: http::Client::default(), state });
+        let services = Arc::new(Services {
+            machine: Machine::this(),
+            http: http::Client::default(),
+            state,
+            script: None,
+        });
         let shared = Mutex::default();
         Ok(Self { engine, services, config, limits: limits::FUNCTIONS, shared })
     }
@@ -445,7 +449,7 @@ async fn read_bounded(file: &Path, most_bytes: u64) -> io::Result<Option<Vec<u8>
 
 /// Checks on a thread of its own, which is left to itself if it takes too long: nothing can end it, and a runtime would wait
 /// for it.
-async fn check_settings_within(
+pub(super) async fn check_settings_within(
     limit: Duration,
     schema: String,
     settings: serde_json::Value,

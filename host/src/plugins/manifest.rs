@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 /// Name of the custom section that holds the manifest.
-pub const SECTION: &str = "golem:plugin-manifest";
+pub const SECTION: &str = golem_provider_sdk_pack::MANIFEST_SECTION;
 
 /// A plugin's own list, as it stands in its component.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -173,6 +173,12 @@ impl Manifest {
                 toml::from_str(text).map_err(|error| ManifestError::Syntax(Box::new(error)))
             }
         }
+    }
+
+    /// Is all that it asks for something that can be granted?
+    pub fn check(&self) -> Result<(), ManifestError> {
+        Grants::of_list(&self.asked())?;
+        self.argument_patterns().map(drop)
     }
 
     /// All that it asks for, sorted.

@@ -11,51 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::instrument::WithSubscriber;
 
 use super::{
-    StateError, StateStore,
     catalog::{Catalog, CatalogConfig, PluginError},
+    harness::MemoryState,
     health,
     limits::{self, CallLimits},
     vm_backend::{BackendError, BackendErrorKind, Instance, VmBackend},
 };
-
-#[derive(Default)]
-struct MemoryState(Mutex<BTreeMap<(String, String), Vec<u8>>>);
-
-#[async_trait]
-impl StateStore for MemoryState {
-    async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.lock().unwrap().get(&(plugin.into(), key.into())).cloned())
-    }
-    async fn set(
-        &self,
-        plugin: &str,
-        key: &str,
-        value: Vec<u8>,
-        room_bytes: u64,
-    ) -> Result<bool, StateError> {
-        let mut state = self.0.lock().unwrap();
-        let present: usize = state.values().map(Vec::len).sum();
-        let fits = (present + value.len()) as u64 <= room_bytes;
-        if fits {
-            state.insert((plugin.into(), key.into()), value);
-        }
-        Ok(fits)
-    }
-    async fn delete(&self, plugin: &str, key: &str) -> Result<(), StateError> {
-        self.0.lock().unwrap().remove(&(plugin.into(), key.into()));
-        Ok(())
-    }
-    async fn keys(&self, plugin: &str, prefix: &str) -> Result<Vec<String>, StateError> {
-        let state = self.0.lock().unwrap();
-        let keys = state.keys().filter(|(owner, key)| owner == plugin && key.starts_with(prefix));
-        Ok(keys.map(|(_, key)| key.clone()).collect())
-    }
-}
 
 struct Bench {
     directory: tempfile::TempDir,

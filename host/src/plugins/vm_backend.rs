@@ -122,6 +122,19 @@ pub enum PowerState {
     Crashed,
 }
 
+impl PowerState {
+    /// As the contract calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
 /// Why a backend could not do what was asked, with a message for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -143,6 +156,24 @@ pub enum BackendErrorKind {
     PermissionDenied,
     Unsupported,
     Internal,
+}
+
+impl BackendErrorKind {
+    /// As the contract calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::AlreadyExists => "already-exists",
+            Self::InvalidArgument => "invalid-argument",
+            Self::FailedPrecondition => "failed-precondition",
+            Self::ResourceExhausted => "resource-exhausted",
+            Self::Unavailable => "unavailable",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::PermissionDenied => "permission-denied",
+            Self::Unsupported => "unsupported",
+            Self::Internal => "internal",
+        }
+    }
 }
 
 impl BackendError {

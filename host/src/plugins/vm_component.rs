@@ -26,14 +26,14 @@ use super::{
 
 /// A VM backend behind the plugin contract.
 pub struct VmComponent {
-    component: PluginComponent,
+    component: Arc<PluginComponent>,
     plugin: Arc<PluginContext>,
     limits: limits::Functions,
     health: Health,
 }
 
 /// What a plugin says of itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     pub name: String,
     pub version: String,
@@ -76,11 +76,11 @@ pub enum Severity {
 
 impl VmComponent {
     pub(super) fn new(
-        component: PluginComponent,
+        component: impl Into<Arc<PluginComponent>>,
         plugin: Arc<PluginContext>,
         limits: limits::Functions,
     ) -> Self {
-        Self { component, plugin, limits, health: Health::default() }
+        Self { component: component.into(), plugin, limits, health: Health::default() }
     }
 
     /// What the plugin says of itself.
@@ -183,7 +183,12 @@ impl VmComponent {
         if self.plugin.log.take(line.len()) {
             tracing::error!(plugin.name = %name, "{line}");
         }
-        BackendError::new(kind, format!("`{function}` of the VM backend {name} failed: {error}"))
+        BackendError::new(kind, format!("{}{error}", self.no_answer(function)))
+    }
+
+    /// How the text of an error begins that the plugin did not answer: the call ended without an answer.
+    pub(super) fn no_answer(&self, function: &str) -> String {
+        format!("`{function}` of the VM backend {} failed: ", self.plugin.name)
     }
 
     /// The plugin answered something that makes no sense.

@@ -4,6 +4,7 @@
 //! usable KVM, and each boot then needs a core. Boots are what the time goes to: five whole ones, two of them at once.
 
 mod checks;
+mod conformance;
 mod full_disk;
 mod given_back;
 mod killed;

@@ -1,7 +1,9 @@
 //! `plugin …`: what an operator does about plugins. A provider that runs is asked to do it at once; where none runs, the same
-//! is done to its files, and counts from the next start on.
+//! is done to its files, and counts from the next start on. What the author of a plugin does with it is in `author`, and needs
+//! neither a provider nor its settings.
 
 mod ask;
+mod author;
 mod show;
 
 use std::{
@@ -26,6 +28,8 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
+    #[command(flatten)]
+    Author(author::Author),
     /// List all plugins: the bundled ones and those that were installed
     List(Output),
     /// Show what a component is and what it asks for, without installing it
@@ -133,6 +137,14 @@ fn parse_grant(text: &str) -> Result<Grant, String> {
 }
 
 impl Plugin {
+    /// Is it one of those that need no settings?
+    pub fn of_an_author(&self) -> Option<&author::Author> {
+        match self {
+            Self::Author(command) => Some(command),
+            _ => None,
+        }
+    }
+
     /// # Errors
     /// What was asked for could not be done.
     pub fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -149,6 +161,7 @@ impl Plugin {
     async fn carry_out(self, settings: &Settings) -> anyhow::Result<Outcome> {
         let running = AdminClient::connect(&settings.data_dir).await?;
         match self {
+            Self::Author(_) => bail!("this command is carried out without a provider"),
             Self::List(output) => {
                 let reports = match &running {
                     Some(client) => client.plugins().await?,

@@ -138,6 +138,12 @@ impl Downloads {
 
 impl Host for CallState {
     async fn send(&mut self, request: Request) -> Result<Answer, Error> {
+        if let Some(script) =
+            self.plugin.services.script.as_ref().filter(|script| script.plays_http())
+        {
+            self.plugin.grants.http(&parse(&request.url)?)?;
+            return script.send(&request).await;
+        }
         let url = request.url.clone();
         let limit = Duration::from_millis(request.timeout_ms.into());
         timeout(limit, send(&self.plugin, request)).await.unwrap_or_else(|_| {
@@ -155,6 +161,12 @@ impl Host for CallState {
         checksum: Checksum,
     ) -> Result<(), Error> {
         let download = Download::new(self.plugin.clone(), &url, path, checksum)?;
+        if let Some(script) =
+            self.plugin.services.script.as_ref().filter(|script| script.plays_http())
+        {
+            self.plugin.grants.http(&download.url)?;
+            return download.take(script.body(&url).await?).await;
+        }
         let lock = self.plugin.downloads.lock_of(&download.path);
         let _one_at_a_time = lock.lock().await;
         download.run(self.progress.clone()).await
@@ -343,6 +355,14 @@ impl Download {
             }
         }
         self.finish(file, progress).await
+    }
+
+    /// Keeps what a script answers in the server's place.
+    async fn take(&self, body: Vec<u8>) -> Result<(), Error> {
+        let mut file = self.open_partial().await?;
+        file.set_len(0).await.map_err(|error| self.failed(&error))?;
+        file.write_all(&body).await.map_err(|error| self.failed(&error))?;
+        self.finish(file, None).await
     }
 
     async fn exists(&self, path: PathBuf) -> Result<bool, Error> {

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::bindings::Error;
+use super::{bindings::Error, script::Script};
 use crate::faults::{self, FaultPoint};
 
 pub(super) mod clock;
@@ -27,6 +27,8 @@ pub(super) struct Services {
     pub machine: Machine,
     pub http: http::Client,
     pub state: Arc<dyn StateStore>,
+    /// What answers in the machine's place, in tests of a plugin.
+    pub script: Option<Arc<Script>>,
 }
 
 impl super::bindings::golem::provider::types::Host for super::call::CallState {}

@@ -5,6 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ use crate::{
         },
         call::CallState,
         limits::{PROGRAM_OUTPUT_BYTES, PROGRAM_OUTPUT_GRACE, SPAWNED_PER_CALL},
+        script::Script,
     },
 };
 
@@ -47,6 +49,9 @@ impl Host for CallState {
     async fn run(&mut self, request: Request) -> Result<Output, Error> {
         let path = self.granted(request.program.clone()).await?;
         self.fits(&request.program, &request.arguments)?;
+        if let Some(script) = self.scripted(&request.program) {
+            return script.run(request).await;
+        }
         let limit = Duration::from_millis(request.timeout_ms.into());
         run(request, &path, &self.plugin.directory.path, limit).await
     }
@@ -62,6 +67,9 @@ impl Host for CallState {
         self.spawned += 1;
         let plugin = self.plugin.clone();
         let output = self.empty_file(request.output.clone()).await?;
+        if let Some(script) = self.scripted(&request.program) {
+            return script.spawn(request, output);
+        }
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
             // Its end is noticed by the runtime, so that it leaves no zombie.
@@ -84,10 +92,18 @@ impl Host for CallState {
 
     async fn processes(&mut self) -> Result<Vec<Running>, Error> {
         let plugin = self.plugin.clone();
-        blocking(move || own_processes(plugin.grants.programs(), &plugin.directory.path)).await
+        let scripted = plugin.services.script.as_ref().map(|script| script.processes());
+        let mut processes =
+            blocking(move || own_processes(plugin.grants.programs(), &plugin.directory.path))
+                .await?;
+        processes.extend(scripted.unwrap_or_default());
+        Ok(processes)
     }
 
     async fn kill(&mut self, pid: u32, force: bool) -> Result<(), Error> {
+        if self.plugin.services.script.as_ref().is_some_and(|script| script.kill(pid)) {
+            return Ok(());
+        }
         let plugin = self.plugin.clone();
         blocking(move || {
             let gone =
@@ -113,15 +129,21 @@ impl Host for CallState {
 }
 
 impl CallState {
+    /// The script, if it answers for this program.
+    fn scripted(&self, program: &str) -> Option<Arc<Script>> {
+        self.plugin.services.script.clone().filter(|script| script.plays_program(program))
+    }
+
     /// The file of a granted program.
     fn granted(
         &self,
         program: String,
     ) -> impl Future<Output = Result<PathBuf, Error>> + Send + use<> {
-        let plugin = self.plugin.clone();
-        blocking(move || match plugin.grants.program(&program)? {
-            Some(path) => Ok(path),
-            None => locate(&program).ok_or_else(|| {
+        let (plugin, script) = (self.plugin.clone(), self.scripted(&program));
+        blocking(move || match (plugin.grants.program(&program)?, script) {
+            (Some(path), _) => Ok(path),
+            (None, Some(script)) => script.find(&program).map(PathBuf::from),
+            (None, None) => locate(&program).ok_or_else(|| {
                 Error::NotFound(format!("`{program}` is not installed on this machine"))
             }),
         })
@@ -269,7 +291,7 @@ async fn collect(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
 ///
 /// What cannot be found out is an error and never an empty list, from which a plugin would conclude that all its machines
 /// are gone.
-fn own_processes<'a>(
+pub(in crate::plugins) fn own_processes<'a>(
     programs: impl Iterator<Item = &'a str>,
     directory: &Path,
 ) -> Result<Vec<Running>, Error> {

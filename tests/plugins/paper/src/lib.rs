@@ -49,6 +49,29 @@ struct Settings {
     parallel_boots: u32,
     #[serde(default = "a_minute_ms")]
     boot_timeout_ms: u32,
+    fault: Option<Fault>,
+}
+
+/// A promise that is not kept, to see whether somebody notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Fault {
+    /// What is called deleted is still there, under another name.
+    DeleteLeavesFiles,
+    /// A create calls itself finished before it is.
+    CreateNotesTooEarly,
+    /// A create takes what is there for what was asked for.
+    CreateTakesAnything,
+    /// A stop answers before the machine is off.
+    StopDoesNotWait,
+    /// A machine is ready as soon as it is started.
+    ReadyTooSoon,
+    /// A start begins the machine anew.
+    StartRestarts,
+    /// The list has running machines alone.
+    ListMissesStopped,
+    /// A key is taken for a machine that is off.
+    KeyForStopped,
 }
 
 fn many() -> u32 {
@@ -62,6 +85,10 @@ fn a_minute_ms() -> u32 {
 impl Settings {
     fn load() -> Result<Self> {
         settings::get()
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
     }
 
     /// Here a call may be cut off.
@@ -256,6 +283,7 @@ impl Plugin for Paper {
                 "step-ms": milliseconds,
                 "parallel-boots": { "type": "integer", "minimum": 1 },
                 "boot-timeout-ms": { "type": "integer", "minimum": 1 },
+                "fault": { "type": "string" },
             },
         });
         Description {
@@ -293,7 +321,11 @@ impl VmBackend for Paper {
             return Err(Error::InvalidArgument(format!("there is no image `{}`", spec.image)));
         }
         let mut machine = match paths.load()? {
-            Some(machine) if machine.was_made_for(&spec) => machine,
+            Some(machine)
+                if machine.was_made_for(&spec) || settings.has(Fault::CreateTakesAnything) =>
+            {
+                machine
+            }
             Some(_) => {
                 return Err(Error::AlreadyExists(format!(
                     "the machine {} exists and differs from what was asked for",
@@ -301,8 +333,10 @@ impl VmBackend for Paper {
                 )));
             }
             None => {
-                let machine = Machine::new(&spec);
+                let mut machine = Machine::new(&spec);
+                machine.created = settings.has(Fault::CreateNotesTooEarly);
                 paths.save(&machine)?;
+                machine.created = false;
                 machine
             }
         };
@@ -327,6 +361,9 @@ impl VmBackend for Paper {
         let settings = Settings::load()?;
         let paths = Paths::of(&id)?;
         let mut machine = paths.existing()?;
+        if settings.has(Fault::StartRestarts) {
+            files::remove(&paths.power())?;
+        }
         if !files::exists(&paths.file("disk"))? {
             return Err(Error::FailedPrecondition(format!(
                 "the machine {id} was never finished: create it again, or delete it"
@@ -354,7 +391,7 @@ impl VmBackend for Paper {
                     )));
                 }
             };
-            if left.is_zero() {
+            if left.is_zero() || settings.has(Fault::ReadyTooSoon) {
                 return paths.inspect(&settings);
             }
             // In pieces, so that a machine that is switched off meanwhile is noticed.
@@ -371,7 +408,7 @@ impl VmBackend for Paper {
             paths.save(&machine)?;
             settings.step();
         }
-        if files::exists(&paths.power())? {
+        if files::exists(&paths.power())? && !settings.has(Fault::StopDoesNotWait) {
             let shutdown = Duration::from_millis(settings.shutdown_ms.into());
             let deadline = Deadline::after(shutdown.min(grace));
             while !deadline.has_passed() {
@@ -395,6 +432,9 @@ impl VmBackend for Paper {
             files::rename(&paths.directory(), &paths.trash())?;
             settings.step();
         }
+        if settings.has(Fault::DeleteLeavesFiles) {
+            return Ok(());
+        }
         files::remove(&paths.trash())
     }
 
@@ -412,6 +452,8 @@ impl VmBackend for Paper {
         let mut instances = Vec::new();
         for name in names {
             match Paths::of(&name)?.inspect(&settings) {
+                Ok(instance)
+                    if instance.ssh.is_none() && settings.has(Fault::ListMissesStopped) => {}
                 Ok(instance) => instances.push(instance),
                 // Deleted since the list was made, or not yet begun.
                 Err(Error::NotFound(_)) => {}
@@ -425,7 +467,8 @@ impl VmBackend for Paper {
         let settings = Settings::load()?;
         let paths = Paths::of(&id)?;
         let mut machine = paths.existing()?;
-        if machine.wanted == Wanted::Stopped || !files::exists(&paths.power())? {
+        let runs = machine.wanted == Wanted::Running && files::exists(&paths.power())?;
+        if !runs && !settings.has(Fault::KeyForStopped) {
             return Err(Error::FailedPrecondition(format!(
                 "the machine {id} does not run; start it first"
             )));

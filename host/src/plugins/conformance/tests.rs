@@ -1,0 +1,191 @@
+//! The suite on plugins that are known: one that keeps its promises, one that keeps none, and faults put into the first.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinHandle};
+
+use super::*;
+
+fn component(name: &str) -> Vec<u8> {
+    let file = Path::new(env!("GOLEM_PLUGINS_BUILD_DIR")).join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| {
+        panic!("{}: {error}; build the test plugins with `cargo xtask plugins`", file.display())
+    })
+}
+
+fn harness(name: &str, settings: serde_json::Value) -> Harness {
+    Harness::new(component(name))
+        .unwrap()
+        .settings(settings)
+        .compiled_in(Path::new(env!("GOLEM_PLUGINS_BUILD_DIR")).join("compiled/plugins"))
+}
+
+/// Ends with the test.
+struct Greeter {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Greeter {
+    async fn saying(greeting: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(greeting.as_bytes()).await;
+            }
+        });
+        Self { address, accepting }
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn run(harness: &Harness) -> Report {
+    let observer: Observer = Arc::new(|event| {
+        if let Event::Ended(outcome) = event {
+            eprintln!("{outcome:?}");
+        }
+    });
+    run_vm_backend(harness, None, observer, &CancellationToken::new()).await
+}
+
+/// The reason that this promise was not kept.
+fn failure(report: &Report, call: &str, promise: &str) -> String {
+    let outcome = report
+        .outcomes
+        .iter()
+        .find(|outcome| outcome.check.call == call && outcome.check.promise.contains(promise))
+        .unwrap_or_else(|| panic!("nothing of {call}: {promise}"));
+    match &outcome.verdict {
+        Verdict::Failed(reason) => reason.clone(),
+        other => panic!("{call}: {promise}: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_keeps_its_promises_passes_and_leaves_nothing() {
+    let ssh = Greeter::saying("SSH-2.0-greeter\r\n").await;
+    let settings =
+        json!({ "ssh": ssh.address.to_string(), "boot-ms": 500, "shutdown-ms": 400, "step-ms": 5 });
+    let harness = harness("paper", settings);
+    let report = run(&harness).await;
+    assert!(report.passed(), "{:?}", report.counts());
+    assert!(report.outcomes.len() > 35, "only {} checks", report.outcomes.len());
+    assert_eq!(report.plugin.unwrap().name, "paper");
+    assert!(harness.root().join("vms/paper/machines").read_dir().unwrap().next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_says_yes_to_everything_fails_with_what_it_said_instead() {
+    let report = run(&harness("misbehaving", json!({}))).await;
+    assert!(!report.passed() && !report.blocked);
+    assert_eq!(
+        failure(&report, "stop", "unknown id"),
+        "`stop` of a machine that was never made answers a machine that is `running`, with no SSH endpoint; it should be `not-found`"
+    );
+    assert!(failure(&report, "create", "another spec").ends_with("it should be `already-exists`"));
+    assert!(
+        failure(&report, "inspect-all", "once").starts_with("it lists [] instead of [conformance-")
+    );
+    assert!(failure(&report, "await-ready", "endpoint").contains("without an SSH endpoint"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_traps_fails_its_check_and_the_others_go_on() {
+    let report = run(&harness("misbehaving", json!({ "limits": "trap", "images": "panic" }))).await;
+    assert!(failure(&report, "limits", "time").contains("wasm `unreachable` instruction"));
+    assert!(failure(&report, "images", "at least one").contains("the disk of panic is on fire"));
+    let of_create = report.outcomes.iter().filter(|outcome| outcome.check.call == "create");
+    assert!(of_create.into_iter().any(|outcome| outcome.verdict
+        == Verdict::NotApplicable("there is no image to make machines from".to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_without_an_ssh_server_is_seen() {
+    let web = Greeter::saying("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let report = run(&harness("paper", json!({ "ssh": web.address.to_string() }))).await;
+    let reason = failure(&report, "await-ready", "server answers");
+    assert!(
+        reason.ends_with("which no SSH server does") || reason.contains("cannot be reached"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn wrong_settings_end_the_suite_with_the_way_to_give_others() {
+    let report = run(&harness("paper", json!({}))).await;
+    assert!(!report.passed());
+    let reason = failure(&report, "settings", "schema");
+    assert!(reason.contains("ssh") && reason.contains("--settings"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_no_component_fails_the_first_check() {
+    let report = run(&Harness::new("no wasm").unwrap()).await;
+    assert!(!report.passed() && report.outcomes.len() == 1);
+    assert!(failure(&report, "plugin", "component").contains("not a WebAssembly component"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_cannot_work_here_is_called_so() {
+    let nothing_installed = crate::plugins::harness::Script::new();
+    let report = run(&harness("qemu", json!({})).script(nothing_installed)).await;
+    assert!(report.blocked && !report.passed());
+    let remedy = report.findings[0].remedy.as_deref().unwrap();
+    assert!(remedy.contains("apt install qemu"), "{remedy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_broken_off_removes_its_machines() {
+    let ssh = Greeter::saying("SSH-2.0-greeter\r\n").await;
+    let settings =
+        json!({ "ssh": ssh.address.to_string(), "boot-ms": 600_000, "boot-timeout-ms": 900_000 });
+    let harness = harness("paper", settings);
+    let broken_off = CancellationToken::new();
+    let when_it_boots = broken_off.clone();
+    let observer: Observer = Arc::new(move |event| {
+        if let Event::Begins(check) = event
+            && check.call == "await-ready"
+            && check.promise.starts_with("cut off")
+        {
+            let broken_off = when_it_boots.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                broken_off.cancel();
+            });
+        }
+    });
+    let report = run_vm_backend(&harness, None, observer, &broken_off).await;
+    assert!(report.interrupted && !report.passed());
+    assert!(harness.root().join("vms/paper/machines").read_dir().unwrap().next().is_none());
+}
+
+/// Each of these is a backend that keeps all promises but one.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_promise_that_is_not_kept_is_noticed() {
+    let ssh = Greeter::saying("SSH-2.0-greeter\r\n").await;
+    for (fault, call, promise) in [
+        ("delete-leaves-files", "delete", "no file, value or program"),
+        ("create-notes-too-early", "create", "cut off in the middle"),
+        ("create-takes-anything", "create", "another spec"),
+        ("stop-does-not-wait", "stop", "ends with `stopped`"),
+        ("ready-too-soon", "await-ready", "ends with `running`"),
+        ("start-restarts", "start", "a machine that runs stays as it is"),
+        ("list-misses-stopped", "inspect-all", "also a stopped one"),
+        ("key-for-stopped", "add-ssh-key", "a stopped machine"),
+    ] {
+        let settings = json!({
+            "ssh": ssh.address.to_string(), "boot-ms": 400, "shutdown-ms": 100, "step-ms": 4, "fault": fault,
+        });
+        let report = run(&harness("paper", settings)).await;
+        let reason = failure(&report, call, promise);
+        assert!(!report.passed(), "{fault}: {reason}");
+        eprintln!("{fault}: {reason}");
+    }
+}

@@ -1,0 +1,61 @@
+//! `golem-provider plugin test`, as an author runs it. The suite itself is tested where it is; these are about the command.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use golem_provider_tests::{Conformance, Multipass, Setup, StandIn, conformance};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+async fn run(plugin: &str, configuration: &str, arguments: &[&str]) -> Result<Conformance> {
+    let setup = Setup::new()?.with_plugin(plugin, configuration)?;
+    conformance(&setup, plugin, arguments, DEADLINE).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_keeps_its_promises_has_a_line_for_each_and_status_0() -> Result<()> {
+    let ssh = StandIn::start().await?;
+    let settings = format!("[settings]\nssh = \"{}\"\nboot-ms = 300\n", ssh.address());
+    let run = run("paper", &settings, &[]).await?;
+    ensure!(run.status == 0, "{}\n{}\n{}", run.status, run.stdout, run.stderr);
+    ensure!(run.stdout.lines().filter(|line| line.starts_with("passed  ")).count() > 35);
+    let last = run.stdout.lines().last().unwrap_or_default();
+    ensure!(last.starts_with("paper ") && last.contains(" keeps what a VM backend promises: "));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_breaks_them_fails_with_reasons_and_status_1() -> Result<()> {
+    let run = run("misbehaving", "", &["--json", "--grant-all"]).await?;
+    ensure!(run.status == 1, "{}\n{}\n{}", run.status, run.stdout, run.stderr);
+    ensure!(run.stderr.contains("to see whether it is refused"), "{}", run.stderr);
+    ensure!(run.report["passed"] == false && run.report["plugin"]["name"] == "misbehaving");
+    let failed = run.with_verdict("failed");
+    ensure!(failed.len() > 10, "{failed:?}");
+    ensure!(failed.iter().all(|check| !check.ends_with("null")), "{failed:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_tried_with_grants_that_nobody_gave() -> Result<()> {
+    let run = run("misbehaving", "", &["--json"]).await?;
+    ensure!(run.status == 2 && run.stdout.is_empty(), "{run:?}");
+    ensure!(run.stderr.contains("--grant-all"), "{run:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_multipass_backend_keeps_what_the_contract_promises() -> Result<()> {
+    let multipass = Multipass::on_paper();
+    // Every start of a machine gets the next address.
+    let mut servers = Vec::new();
+    for number in 1..=20 {
+        servers
+            .push(StandIn::start_at(format!("{}:22", multipass.address(number)).parse()?).await?);
+    }
+    let setup = Setup::new()?.with_multipass(&multipass)?;
+    let run = conformance(&setup, "multipass", &["--json", "--grant-all"], DEADLINE).await?;
+    ensure!(run.status == 0, "{}: {:#?}\n{}", run.status, run.with_verdict("failed"), run.stderr);
+    ensure!(run.with_verdict("passed").len() > 35);
+    Ok(())
+}
