@@ -62,9 +62,18 @@ impl PluginDesk {
     /// All plugins there are.
     pub async fn list(&self) -> Vec<PluginReport> {
         let (working, default) = (self.backends().names(), self.backends().default_name().ok());
-        let report = |listed: Listed| PluginReport {
+        let report = |mut listed: Listed| PluginReport {
             state: match () {
-                () if working.contains(&listed.name) => PluginState::Working,
+                () if working.contains(&listed.name) => {
+                    let degraded = self.backends().degraded(&listed.name);
+                    let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
+                    if texts.is_empty() {
+                        PluginState::Working
+                    } else {
+                        listed.problem = Some(texts.join("; "));
+                        PluginState::Degraded
+                    }
+                }
                 () if !listed.enabled => PluginState::Disabled,
                 () => PluginState::Unusable,
             },

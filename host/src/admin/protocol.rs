@@ -22,6 +22,8 @@ pub struct PluginReport {
 pub enum PluginState {
     /// It takes calls.
     Working,
+    /// It takes calls, but some of them have failed too often in a row; the problem says which.
+    Degraded,
     /// It was switched off.
     Disabled,
     /// It cannot be used; the problem says why.

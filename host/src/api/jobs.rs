@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     error::{ApiError, ErrorBody},
-    versioned,
+    time, versioned,
     vms::AnyState,
 };
 use crate::vms::Job;
@@ -33,8 +33,10 @@ pub struct JobBody<'a> {
     /// Why it failed.
     error: Option<&'a str>,
     #[schema(value_type = String, format = DateTime)]
+    #[serde(serialize_with = "time::serialize")]
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
+    #[serde(serialize_with = "time::serialize")]
     updated_at: Timestamp,
 }
 

@@ -32,6 +32,7 @@ mod server;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod time;
 mod vms;
 mod written;
 

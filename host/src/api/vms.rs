@@ -26,7 +26,7 @@ use super::{
     create::{self, CreateBody},
     error::{ApiError, ErrorBody, Problem, ValidationBody},
     limits::Body,
-    openapi, payments, versioned,
+    openapi, payments, time, versioned,
 };
 use crate::vms::{Phase, Resources, Vm};
 
@@ -53,8 +53,10 @@ pub struct VmBody<'a> {
     ssh_port: Option<u16>,
     resources: SizeOut,
     #[schema(value_type = String, format = DateTime)]
+    #[serde(serialize_with = "time::serialize")]
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
+    #[serde(serialize_with = "time::serialize")]
     updated_at: Timestamp,
     /// What went wrong, if anything did.
     error_message: Option<&'a str>,

@@ -13,6 +13,7 @@ mod configuration;
 pub mod conformance;
 pub mod engine;
 pub mod harness;
+mod health;
 mod imports;
 pub mod installation;
 mod limits;
@@ -26,6 +27,7 @@ mod vm_component;
 #[cfg(test)]
 mod tests;
 
+pub use health::Degraded;
 pub use imports::{StateError, StateStore};
 pub use vm_backend::VmBackend;
 pub use vm_component::{Finding, Severity};

@@ -17,6 +17,7 @@ use tracing::instrument::WithSubscriber;
 use super::{
     catalog::{Catalog, CatalogConfig, PluginError},
     harness::MemoryState,
+    health,
     limits::{self, CallLimits},
     vm_backend::{BackendError, BackendErrorKind, Instance, VmBackend},
 };
@@ -442,6 +443,25 @@ async fn a_plugin_that_fails_again_and_again_does_not_fill_the_log() {
     };
     let ((), log) = log_of(fail).await;
     assert!(log.len() < 1 << 20, "{} bytes were logged", log.len());
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_too_often_is_degraded_and_no_longer_called_for_a_while() {
+    let bench = bench();
+    let backend = bench.load().await;
+    for _ in 0..health::FAILURES_IN_A_ROW {
+        assert!(backend.degraded().is_empty());
+        assert_eq!(ask(&backend, "trap").await.unwrap_err().kind, BackendErrorKind::Internal);
+    }
+    let error = ask(&backend, "well").await.unwrap_err();
+    assert_eq!(error.kind, BackendErrorKind::Unavailable);
+    assert!(error.message.contains("`inspect` has failed 10 times in a row"), "{error}");
+    let degraded = backend.degraded();
+    assert_eq!((degraded.len(), degraded[0].function.as_str()), (1, "inspect"));
+    backend.images().await.expect("other functions go on");
+    backend.delete("well").await.expect("what undoes something goes on");
+    let again = bench.load().await;
+    ask(&again, "well").await.expect("another load begins anew");
 }
 
 // --- What was not granted --------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+use super::health::Degraded;
+
 /// Makes and runs virtual machines.
 ///
 /// Every call ends by itself within a deadline of its own. Dropping a call's future ends the call; what it had begun stays
@@ -15,6 +17,11 @@ use async_trait::async_trait;
 pub trait VmBackend: Send + Sync + 'static {
     /// The name that VMs remember their backend by.
     fn name(&self) -> &str;
+
+    /// Functions of it that have failed too often in a row. Never waits.
+    fn degraded(&self) -> Vec<Degraded> {
+        Vec::new()
+    }
 
     /// What `create` accepts now.
     async fn images(&self) -> Result<Vec<Image>, BackendError>;

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use super::{
     },
     call::PluginContext,
     component::{CallError, PluginComponent},
+    health::{Degraded, FAILURES_IN_A_ROW, Health},
     limits::{self, CallLimits},
     text::plain_owned,
     vm_backend::{
@@ -28,6 +29,7 @@ pub struct VmComponent {
     component: Arc<PluginComponent>,
     plugin: Arc<PluginContext>,
     limits: limits::Functions,
+    health: Health,
 }
 
 /// What a plugin says of itself.
@@ -78,7 +80,7 @@ impl VmComponent {
         plugin: Arc<PluginContext>,
         limits: limits::Functions,
     ) -> Self {
-        Self { component: component.into(), plugin, limits }
+        Self { component: component.into(), plugin, limits, health: Health::default() }
     }
 
     /// What the plugin says of itself.
@@ -127,7 +129,7 @@ impl VmComponent {
 
     async fn call<Arguments, T>(
         &self,
-        function: &str,
+        function: &'static str,
         limits: CallLimits,
         progress: Option<ProgressSink>,
         arguments: Arguments,
@@ -136,11 +138,31 @@ impl VmComponent {
         Arguments: ComponentNamedList + Lower + Send + Sync,
         Result<T, Error>: ComponentType + Lift + Send + Sync + 'static,
     {
+        let name = &self.plugin.name;
+        self.health.admit(function, Instant::now()).map_err(|degraded| {
+            let message = format!("the VM backend {name} is degraded: {degraded}");
+            BackendError::new(BackendErrorKind::Unavailable, message)
+        })?;
         let call = self.component.call(&self.plugin, limits, progress, function, arguments);
-        match call.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok::<Result<T, Error>, _>(Err(error)) => Err(error.into()),
-            Err(error) => Err(self.failed(function, &error)),
+        let outcome: Result<Result<T, Error>, CallError> = call.await;
+        match outcome {
+            Ok(answer) => {
+                if self.health.answered(function) {
+                    tracing::info!(plugin.name = %name, "`{function}` of the plugin {name} works again");
+                }
+                answer.map_err(BackendError::from)
+            }
+            // Too many at a time is not the plugin's fault.
+            Err(error @ CallError::Crowded(_)) => Err(self.failed(function, &error)),
+            Err(error) => {
+                if self.health.failed(function, Instant::now()) {
+                    tracing::error!(
+                        plugin.name = %name,
+                        "the plugin {name} is degraded: `{function}` has failed {FAILURES_IN_A_ROW} times in a row and is tried again with growing pauses; install another version of it, or report it to its author"
+                    );
+                }
+                Err(self.failed(function, &error))
+            }
         }
     }
 
@@ -218,6 +240,10 @@ impl VmComponent {
 impl VmBackend for VmComponent {
     fn name(&self) -> &str {
         &self.plugin.name
+    }
+
+    fn degraded(&self) -> Vec<Degraded> {
+        self.health.degraded(Instant::now())
     }
 
     async fn images(&self) -> Result<Vec<Image>, BackendError> {

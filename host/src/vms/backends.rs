@@ -13,7 +13,10 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::VmError;
-use crate::plugins::vm_backend::{BackendError, BackendErrorKind, BootLimits, VmBackend};
+use crate::plugins::{
+    Degraded,
+    vm_backend::{BackendError, BackendErrorKind, BootLimits, VmBackend},
+};
 
 /// The backends by name. New VMs are made by the default one unless they name another; a VM stays with the one that made it.
 /// Clones are the same set.
@@ -91,6 +94,11 @@ impl Backends {
     /// Grows with every change.
     pub fn revision(&self) -> u64 {
         self.read().revision
+    }
+
+    /// What fails too often of this one; nothing where there is none of that name.
+    pub fn degraded(&self, name: &str) -> Vec<Degraded> {
+        self.named(name).map_or_else(|_| Vec::new(), |backend| backend.calls().degraded())
     }
 
     /// In alphabetical order.

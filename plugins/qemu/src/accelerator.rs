@@ -75,10 +75,8 @@ pub fn choose(choice: AcceleratorChoice, architecture: Architecture) -> Result<V
         return Ok(remembered.verdict);
     }
     let verdict = try_kvm(architecture)?;
-    match verdict.accelerator {
-        Accelerator::Kvm => log::info!("machines run on KVM: {}", verdict.reason),
-        Accelerator::Tcg => log::warn!("machines are emulated: {}", verdict.reason),
-    }
+    // The operator is told by whoever asked, as the probe does.
+    log::debug!("machines run on {:?}: {}", verdict.accelerator, verdict.reason);
     remember(&verdict)?;
     Ok(verdict)
 }

@@ -40,6 +40,7 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 fn state(report: &PluginReport) -> String {
     let state = match report.state {
         PluginState::Working => "working",
+        PluginState::Degraded => "degraded",
         PluginState::Disabled => "disabled",
         PluginState::Unusable => "unusable",
         PluginState::Idle => "not running",
