@@ -180,8 +180,12 @@ async fn each_promise_that_is_not_kept_is_noticed() {
         ("list-misses-stopped", "inspect-all", "also a stopped one"),
         ("key-for-stopped", "add-ssh-key", "a stopped machine"),
     ] {
+        // On a slow machine a short boot would be over before anybody could see that it was not waited for.
+        let boot_ms = if fault == "ready-too-soon" { 10_000 } else { 400 };
+        // And on a fast one a create would be whole before it is cut off.
+        let step_ms = if fault == "create-notes-too-early" { 150 } else { 4 };
         let settings = json!({
-            "ssh": ssh.address.to_string(), "boot-ms": 400, "shutdown-ms": 100, "step-ms": 4, "fault": fault,
+            "ssh": ssh.address.to_string(), "boot-ms": boot_ms, "shutdown-ms": 100, "step-ms": step_ms, "fault": fault,
         });
         let report = run(&harness("paper", settings)).await;
         let reason = failure(&report, call, promise);
