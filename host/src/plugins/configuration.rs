@@ -214,7 +214,7 @@ impl Editor {
         kind: &str,
         value: &str,
     ) -> Result<(), ConfigurationError> {
-        if !self.document.contains_key(table.name()) {
+        if self.document.get(table.name()).and_then(|table| table.get(kind)).is_none() {
             return Ok(());
         }
         if kind == "loopback" {

@@ -1,9 +1,10 @@
 //! What is remembered of a machine that Multipass does not know, or does not say when it is asked.
 //!
 //! ```text
-//! vm/<id>       a Record: what was asked for, how far its making came, what it was last asked to be
-//! ready/<id>    exists if SSH has answered since the machine was last started
-//! image/<alias> the source that was last launched for this alias
+//! vm/<id>        a Record: what was asked for, how far its making came, what it was last asked to be
+//! abandoned/<id> the same of a machine that was deleted while Multipass may still have been making it
+//! ready/<id>     exists if SSH has answered since the machine was last started
+//! image/<alias>  the source that was last launched for this alias
 //! ```
 //! Kept in the provider's database. Of these, `ready/<id>` is the only one that is written beside calls that change the
 //! machine, so it is a value of its own. The types are pure; the functions use the plugin's state. `machine.rs` decides when.
@@ -16,6 +17,8 @@ use crate::name;
 /// The form of a record. A higher one was written by a newer plugin and is not touched.
 const VERSION: u32 = 1;
 const RECORDS: &str = "vm/";
+/// The contract's name for what may outlive a delete.
+const ABANDONED: &str = "abandoned/";
 
 /// What is remembered of a machine; written before Multipass is told of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +112,11 @@ impl Record {
 /// # Errors
 /// [`Error::Internal`] if it cannot be understood: a machine is never taken for gone because of that.
 pub fn load(id: &str) -> Result<Option<Record>> {
-    let Some(bytes) = state::get(&key(id))? else { return Ok(None) };
+    let bytes = match state::get(&key(id))? {
+        Some(bytes) => Some(bytes),
+        None => state::get(&abandoned_key(id))?,
+    };
+    let Some(bytes) = bytes else { return Ok(None) };
     parse(&bytes).map(Some).map_err(|wrong| {
         Error::Internal(format!("what is remembered of the machine {id} is wrong: {wrong}"))
     })
@@ -131,22 +138,30 @@ fn parse(bytes: &[u8]) -> core::result::Result<Record, String> {
 
 /// Keeps the record of a machine.
 pub fn save(record: &Record) -> Result<()> {
-    state::set_json(&key(record.id()), record)
+    let id = record.id();
+    if record.is_abandoned() {
+        state::set_json(&abandoned_key(id), record)?;
+        return state::delete(&key(id));
+    }
+    state::set_json(&key(id), record)
 }
 
 /// Forgets everything about a machine.
 pub fn forget(id: &str) -> Result<()> {
     forget_ready(id)?;
-    state::delete(&key(id))
+    state::delete(&key(id))?;
+    state::delete(&abandoned_key(id))
 }
 
 /// The records of all machines.
 pub fn all() -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    for key in state::keys(RECORDS)? {
-        // One that is gone was deleted since the list was made.
-        if let Some(record) = key.strip_prefix(RECORDS).map(load).transpose()?.flatten() {
-            records.push(record);
+    for prefix in [RECORDS, ABANDONED] {
+        for key in state::keys(prefix)? {
+            // One that is gone was deleted since the list was made.
+            if let Some(record) = key.strip_prefix(prefix).map(load).transpose()?.flatten() {
+                records.push(record);
+            }
         }
     }
     Ok(records)
@@ -179,6 +194,10 @@ pub fn set_fetched(alias: &str, source: &str) -> Result<()> {
 
 fn key(id: &str) -> String {
     format!("{RECORDS}{id}")
+}
+
+fn abandoned_key(id: &str) -> String {
+    format!("{ABANDONED}{id}")
 }
 
 fn ready_key(id: &str) -> String {
