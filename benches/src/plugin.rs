@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use async_trait::async_trait;
 use golem_provider::plugins::{
-    StateError, StateStore, VmBackend,
+    VmBackend,
     catalog::{Catalog, CatalogConfig},
+    harness::MemoryState,
 };
 use tempfile::TempDir;
 
@@ -59,35 +59,8 @@ pub async fn load(directory: Option<PathBuf>) -> Result<Loaded> {
         cache_dir: path.join("cache"),
         settings: BTreeMap::new(),
     };
-    let catalog = Catalog::new(config, Arc::new(NoState)).context("setting the engine up")?;
+    let catalog =
+        Catalog::new(config, Arc::new(MemoryState::default())).context("setting the engine up")?;
     let backend = catalog.load_vm_backend(NAME).await.context("loading the plugin")?.backend;
     Ok(Loaded { backend, _directory: own })
-}
-
-/// For a plugin that remembers nothing.
-struct NoState;
-
-#[async_trait]
-impl StateStore for NoState {
-    async fn get(&self, _plugin: &str, _key: &str) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(None)
-    }
-
-    async fn set(
-        &self,
-        _plugin: &str,
-        _key: &str,
-        _value: Vec<u8>,
-        _room_bytes: u64,
-    ) -> Result<bool, StateError> {
-        Err(StateError("nothing is kept in a benchmark".to_owned()))
-    }
-
-    async fn delete(&self, _plugin: &str, _key: &str) -> Result<(), StateError> {
-        Ok(())
-    }
-
-    async fn keys(&self, _plugin: &str, _prefix: &str) -> Result<Vec<String>, StateError> {
-        Ok(Vec::new())
-    }
 }

@@ -13,6 +13,7 @@
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
 //!          └ payments             the key that stands for the provider
+//! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```
 //!
@@ -32,3 +33,4 @@ pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod vms;
+pub mod whole_file;

@@ -143,17 +143,11 @@ impl Node {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| NodeError::Listen { address, source })?;
-        let vm_data_dir =
-            settings.vm_data_dir.clone().unwrap_or_else(|| settings.data_dir.join("vms"));
+        let vm_data_dir = settings.vm_data_dir();
         tokio::fs::create_dir_all(&vm_data_dir)
             .await
             .map_err(|source| NodeError::VmDirectory { directory: vm_data_dir.clone(), source })?;
-        let catalog_config = CatalogConfig {
-            plugin_dir: settings.plugin_dir.clone(),
-            vm_data_dir: vm_data_dir.clone(),
-            cache_dir: settings.data_dir.join("cache").join("plugins"),
-            settings: settings.plugins.clone(),
-        };
+        let catalog_config = CatalogConfig::from(settings);
         let state: Arc<dyn StateStore> = Arc::new(store.plugin_state());
         let wallet_settings = settings.wallet.clone();
         // Side by side: a plugin's probe waits for programs, and none of these needs another.

@@ -55,17 +55,29 @@ where
     })
 }
 
+/// For tests of what is logged.
 #[cfg(test)]
-mod tests {
+pub mod testing {
     use std::{
         io,
         sync::{Arc, Mutex},
     };
 
-    use super::*;
-
+    /// Log lines, kept. Clones are the same ones.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        /// What a subscriber makes its writers with.
+        pub fn writer(&self) -> impl Fn() -> Lines + Send + Sync + 'static {
+            let lines = self.clone();
+            move || lines.clone()
+        }
+
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -77,15 +89,20 @@ mod tests {
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{testing::Lines, *};
 
     fn written(format: LogFormat, filter: &str, write: impl FnOnce()) -> String {
         let lines = Lines::default();
         let settings = LogSettings { format, filter: filter.into() };
-        let writer = lines.clone();
-        let subscriber = subscriber(&settings, move || writer.clone(), false).unwrap();
+        let subscriber = subscriber(&settings, lines.writer(), false).unwrap();
         tracing::subscriber::with_default(subscriber, write);
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        lines.text()
     }
 
     fn say() {

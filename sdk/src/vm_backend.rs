@@ -6,6 +6,8 @@ pub use crate::bindings::exports::golem::provider::vms::{
 
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Plugin, Result};
 
 /// A hypervisor, as the provider uses it. `wit/vms.wit` has the whole contract, with a drawing of a machine's states;
@@ -63,6 +65,27 @@ pub trait VmBackend: Plugin {
     fn add_ssh_key(id: String, key: String) -> Result<()>;
 }
 
+/// A [`Spec`] as plugins write it down: what a machine was made to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SpecRecord {
+    pub id: String,
+    pub hostname: String,
+    pub cpu_cores: u32,
+    pub memory_mib: u64,
+    pub storage_mib: u64,
+    pub image: String,
+    pub ssh_authorized_keys: Vec<String>,
+}
+
+impl From<Spec> for SpecRecord {
+    fn from(spec: Spec) -> Self {
+        let Spec { id, hostname, cpu_cores, memory_mib, storage_mib, image, ssh_authorized_keys } =
+            spec;
+        Self { id, hostname, cpu_cores, memory_mib, storage_mib, image, ssh_authorized_keys }
+    }
+}
+
 /// Refuses an id that the contract does not allow: it becomes part of paths and of command lines.
 pub fn check_id(id: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -74,10 +97,24 @@ pub fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is no line of text: a key becomes a line of a file, and another line would be another key.
+/// Longer than any key that OpenSSH makes.
+const MAX_SSH_KEY_BYTES: usize = 16 * 1024;
+
+/// Refuses what is no key as `authorized_keys` has them, one line with a type and a value: it becomes a line of a file, and
+/// another line would be another key.
 pub fn check_ssh_key(key: &str) -> Result<()> {
-    if key.trim().is_empty() || key.chars().any(char::is_control) {
-        return Err(Error::InvalidArgument("an SSH key is one line of text".to_owned()));
+    let wrong = |reason: &str| Err(Error::InvalidArgument(format!("the SSH key {reason}")));
+    if key.chars().any(char::is_control) {
+        return wrong("has more than one line, or characters that are no text");
+    }
+    if key.trim() != key || key.is_empty() || key.starts_with('#') {
+        return wrong("is empty, a comment, or has blanks around it");
+    }
+    if key.len() > MAX_SSH_KEY_BYTES {
+        return wrong("is longer than 16 KiB");
+    }
+    if key.split_whitespace().count() < 2 {
+        return wrong("has to have a type and a value, such as `ssh-ed25519 AAAA…`");
     }
     Ok(())
 }
@@ -155,6 +192,8 @@ macro_rules! export_vm_backend {
                 }
                 fn add_ssh_key(id: String, key: String) -> $crate::Result<()> {
                     $crate::log::report_panics();
+                    // Blanks around it mean nothing; whatever else is around it does.
+                    let key = key.trim_matches(' ').to_owned();
                     $crate::vm_backend::check_ssh_key(&key)?;
                     <$backend as $crate::VmBackend>::add_ssh_key(id, key)
                 }
@@ -192,5 +231,24 @@ mod tests {
         assert!(check_spec(&Spec { memory_mib: 0, ..spec() }).is_err());
         let two_lines = vec!["ssh-ed25519 AAAA a\nssh-ed25519 BBBB b".into()];
         assert!(check_spec(&Spec { ssh_authorized_keys: two_lines, ..spec() }).is_err());
+    }
+
+    #[test]
+    fn a_key_is_one_line_with_a_type_and_a_value() {
+        for right in ["ssh-ed25519 AAAA", "ssh-rsa AAAA me@home with words"] {
+            assert!(check_ssh_key(right).is_ok(), "{right:?}");
+        }
+        for wrong in [
+            "",
+            "ssh-ed25519",
+            "ssh-rsa AAAA\nssh-rsa BBBB",
+            "ssh-rsa AAAA\r",
+            "# x y",
+            " ssh-rsa A",
+            "a\0 b",
+        ] {
+            assert!(check_ssh_key(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(check_ssh_key(&format!("ssh-rsa {}", "A".repeat(20_000))).is_err());
     }
 }

@@ -61,26 +61,29 @@ impl PluginDesk {
 
     /// All plugins there are.
     pub async fn list(&self) -> Vec<PluginReport> {
-        let (working, default) = (self.backends().names(), self.backends().default_name().ok());
-        let report = |mut listed: Listed| PluginReport {
-            state: match () {
-                () if working.contains(&listed.name) => {
-                    let degraded = self.backends().degraded(&listed.name);
-                    let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
-                    if texts.is_empty() {
-                        PluginState::Working
-                    } else {
-                        listed.problem = Some(texts.join("; "));
-                        PluginState::Degraded
-                    }
-                }
-                () if !listed.enabled => PluginState::Disabled,
-                () => PluginState::Unusable,
-            },
-            is_default: default.as_deref() == Some(&listed.name),
-            listed,
+        let listed = self.0.catalog.list().await;
+        listed.into_iter().map(|listed| self.report_on(listed)).collect()
+    }
+
+    /// What one plugin is doing.
+    fn report_on(&self, mut listed: Listed) -> PluginReport {
+        let backends = self.backends();
+        let state = if backends.names().contains(&listed.name) {
+            let degraded = backends.degraded(&listed.name);
+            if degraded.is_empty() {
+                PluginState::Working
+            } else {
+                let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
+                listed.problem = Some(texts.join("; "));
+                PluginState::Degraded
+            }
+        } else if !listed.enabled {
+            PluginState::Disabled
+        } else {
+            PluginState::Unusable
         };
-        self.0.catalog.list().await.into_iter().map(report).collect()
+        let is_default = backends.default_name().is_ok_and(|default| default == listed.name);
+        PluginReport { listed, state, is_default }
     }
 
     /// Installs a component and lets it take the next call.
@@ -180,24 +183,7 @@ impl PluginDesk {
             about.version,
             if is_new { "is there now" } else { "takes the calls from now on" }
         );
-        let reports = self.list().await;
-        let report = reports.into_iter().find(|report| report.listed.name == about.name);
-        report.unwrap_or_else(|| PluginReport {
-            state: PluginState::Working,
-            is_default: false,
-            listed: Listed {
-                name: about.name,
-                origin: about.origin,
-                enabled: true,
-                version: Some(about.version),
-                kind: Some(about.kind.to_owned()),
-                summary: Some(about.summary),
-                license: Some(about.license),
-                sha256: Some(about.sha256),
-                not_granted: Vec::new(),
-                problem: None,
-            },
-        })
+        self.report_on(self.0.catalog.listed(&about.name).await)
     }
 
     /// Takes an installed plugin away. A bundled one of its name takes its place; VMs of one that has none stay as they are.

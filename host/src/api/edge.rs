@@ -167,7 +167,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::settings::CorsOrigins;
+    use crate::{settings::CorsOrigins, telemetry::testing::Lines};
 
     fn settings(rate_limit_per_minute: u32) -> ApiSettings {
         ApiSettings {
@@ -239,30 +239,14 @@ mod tests {
         assert!(!body.to_string().contains("on purpose"));
     }
 
-    /// Log lines, kept.
-    #[derive(Clone, Default)]
-    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn every_line_about_a_request_carries_its_id_whatever_the_filter_and_also_when_it_waited()
     {
         let lines = Lines::default();
-        let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .json()
             .with_max_level(tracing::Level::WARN)
-            .with_writer(move || writer.clone())
+            .with_writer(lines.writer())
             .finish();
         let _logging = tracing::subscriber::set_default(subscriber);
         let waits = async || {
@@ -277,7 +261,7 @@ mod tests {
             tracing::callsite::rebuild_interest_cache();
             ask(&edge, "GET", path, &[("x-request-id", "mine-1")]).await;
         }
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let mine = lines.filter(|line| line["spans"][0]["request_id"] == "mine-1");
         let said: Vec<_> = mine.map(|line| line["fields"]["message"].clone()).collect();

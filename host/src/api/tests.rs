@@ -20,6 +20,7 @@ use super::{Answer as _, *};
 use crate::{
     plugins::vm_backend::BackendErrorKind,
     settings::{self, Inputs, Overrides},
+    telemetry::testing::Lines,
     vms::{
         Backends,
         testing::{Call, Fault, Fixture, Node},
@@ -484,26 +485,10 @@ async fn the_content_type_does_not_matter_and_a_long_body_is_refused() {
     assert_eq!(answer.status, StatusCode::CREATED);
 }
 
-/// Log lines, kept.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_log_lines_of_a_request_carry_its_id_also_those_of_the_work_it_began() {
     let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(lines.writer()).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let provider = Provider::start().await;
     // Other tests of this process pass the same places without a subscriber, and whoever comes first decides whether a place
@@ -516,7 +501,7 @@ async fn the_log_lines_of_a_request_carry_its_id_also_those_of_the_work_it_began
         tracing::callsite::rebuild_interest_cache();
     }
 
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = lines.text();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let with_id: Vec<_> = lines.filter(|line| line["spans"][0]["request_id"] == "mine-1").collect();
     let says = |what: &str| {

@@ -30,12 +30,13 @@ use super::{
     vm_backend::{BackendError, VmBackend},
     vm_component::{Finding, Severity, VmComponent},
 };
+use crate::settings::Settings;
 
 /// The only kind there is up to now.
 const KIND: &str = "vm-backend";
 
 /// Where a bundled plugin comes from.
-pub(super) const BUNDLED_ORIGIN: &str = "this binary";
+const BUNDLED_ORIGIN: &str = "this binary";
 
 /// Where plugins are, and what was set for them.
 #[derive(Debug, Clone)]
@@ -48,6 +49,17 @@ pub struct CatalogConfig {
     pub cache_dir: PathBuf,
     /// Single settings from the environment, by plugin and key; they win over the file.
     pub settings: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl From<&Settings> for CatalogConfig {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            plugin_dir: settings.plugin_dir.clone(),
+            vm_data_dir: settings.vm_data_dir(),
+            cache_dir: settings.data_dir.join("cache").join("plugins"),
+            settings: settings.plugins.clone(),
+        }
+    }
 }
 
 /// Loads plugins.
@@ -151,6 +163,7 @@ pub struct About {
 }
 
 /// A component's bytes and where they are from.
+#[derive(Clone)]
 pub(super) struct Source {
     pub origin: String,
     pub bytes: Vec<u8>,

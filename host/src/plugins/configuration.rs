@@ -21,8 +21,6 @@
 
 use std::{
     fs, io,
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -30,6 +28,7 @@ use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use super::manifest::{GrantList, Pin};
+use crate::whole_file;
 
 /// What the operator says about one plugin.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -112,32 +111,9 @@ impl ConfigurationFile {
         })?;
         let mut editor = Editor { file: self.0.clone(), document };
         change(&mut editor)?;
-        replace_file(&self.0, editor.document.to_string().as_bytes())
+        whole_file::replace(&self.0, editor.document.to_string().as_bytes())
             .map_err(|source| ConfigurationError::Write { file: self.0.clone(), source })
     }
-}
-
-/// Writes under another name, syncs, and renames. The directory is made where it is missing.
-pub(super) fn replace_file(file: &Path, contents: &[u8]) -> io::Result<()> {
-    let directory = file.parent().unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = file.with_extension(format!("{}.new", uuid::Uuid::new_v4().simple()));
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)
-        .and_then(|mut file| {
-            file.write_all(contents)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&draft, file))
-        .and_then(|()| fs::File::open(directory)?.sync_all());
-    if written.is_err() {
-        // The first error is the one that counts.
-        let _ = fs::remove_file(&draft);
-    }
-    written
 }
 
 /// The file while it is changed.

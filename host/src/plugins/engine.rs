@@ -9,8 +9,7 @@ use std::{
     collections::hash_map::DefaultHasher,
     fs,
     hash::{Hash, Hasher},
-    io::Write,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -34,6 +33,8 @@ use super::{
     text,
     turns::Turns,
 };
+
+use crate::whole_file;
 
 /// How often a running guest gives way.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -128,7 +129,7 @@ impl Engine {
         let saved = component
             .serialize()
             .map_err(|error| std::io::Error::other(format!("{error:#}")))
-            .and_then(|code| save(&file, &code));
+            .and_then(|code| whole_file::replace(&file, &code));
         match saved {
             // The mapped file costs less memory than the copy that the compiler left.
             Ok(()) => Ok(self.load_compiled(&file).unwrap_or(component)),
@@ -153,7 +154,7 @@ impl Engine {
             return None;
         }
         // SAFETY: `only_ours` has just seen that this file and the directory it lies in belong to this user, and that
-        // nobody else may write to them. `save` is the only code that writes there: complete, synced files, whose names
+        // nobody else may write to them. `whole_file` is all that writes there: complete, synced files, whose names
         // carry the hash of the component and of everything in the engine that compiled code depends on.
         match unsafe { Component::deserialize_file(&self.wasm, file) } {
             Ok(component) => Some(component),
@@ -211,23 +212,6 @@ fn only_ours(file: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Writes the file under another name first, so that a crash leaves no half of it.
-fn save(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let partial = file.with_extension(format!("{}.partial", uuid::Uuid::new_v4().simple()));
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&partial)
-        .and_then(|mut output| output.write_all(bytes).and_then(|()| output.sync_all()))
-        .and_then(|()| fs::rename(&partial, file));
-    if written.is_err() {
-        // What matters is the first error; a left-over partial file is never loaded.
-        let _ = fs::remove_file(&partial);
-    }
-    written
 }
 
 /// How long the ticker goes on after the last call: calls that follow each other closely need not wake it.

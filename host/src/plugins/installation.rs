@@ -14,14 +14,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     bundled,
-    catalog::{About, BUNDLED_ORIGIN, Catalog, PluginError, ProbedBackend, read_component},
-    configuration::{
-        ConfigurationError, ConfigurationFile, Editor, GrantTable, Installed, replace_file,
-    },
+    catalog::{About, Catalog, PluginError, ProbedBackend, read_component},
+    configuration::{ConfigurationError, ConfigurationFile, Editor, GrantTable, Installed},
     imports::locate,
     manifest::{Ask, Pin, ProgramGrant},
     vm_component::Finding,
 };
+use crate::whole_file;
 
 /// One thing to be granted or revoked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,7 +131,8 @@ impl Catalog {
         listed
     }
 
-    async fn listed(&self, name: &str) -> Listed {
+    /// One plugin, as in the list.
+    pub async fn listed(&self, name: &str) -> Listed {
         let file = self.plugin_dir().join(format!("{name}.wasm"));
         let from_file = tokio::fs::try_exists(&file).await.unwrap_or(false);
         let (about, enabled, problem) = match self.describe(name).await {
@@ -173,12 +173,7 @@ impl Catalog {
         let configuration = self.configuration(name).await?;
         let enabled = configuration.is_enabled();
         let source = self.component_file(name).await?;
-        let is_bundled = source.origin == BUNDLED_ORIGIN;
-        let mut about = self.describe_as(Some(name), source, configuration).await?;
-        if is_bundled {
-            about.origin = "bundled".to_owned();
-        }
-        Ok((about, enabled))
+        Ok((self.describe_as(Some(name), source, configuration).await?, enabled))
     }
 
     /// What a file that might be installed is, and what of its asks would still have to be granted.
@@ -186,10 +181,10 @@ impl Catalog {
     /// # Errors
     /// It is no plugin that fits this provider.
     pub async fn inspect(&self, file: &Path) -> Result<About, InstallError> {
-        let mut about = self.examine(read_component(file).await?).await?;
+        let source = read_component(file).await?;
+        let mut about = self.examine(source.clone()).await?;
         check_name(&about.name)?;
         let configuration = self.configuration(&about.name).await?;
-        let source = read_component(file).await?;
         let described = self.describe_as(Some(&about.name), source, configuration).await?;
         about.missing = described.missing;
         Ok(about)
@@ -205,8 +200,9 @@ impl Catalog {
         file: &Path,
         grants: &[Grant],
     ) -> Result<ProbedBackend, InstallError> {
-        let about = self.examine(read_component(file).await?).await?;
-        let name = about.name;
+        // Read once: what is looked at is what is loaded and written.
+        let source = read_component(file).await?;
+        let name = self.examine(source.clone()).await?.name;
         check_name(&name)?;
         let mut configuration = self.configuration(&name).await?;
         let pins = pins(grants).await?;
@@ -214,7 +210,6 @@ impl Catalog {
             add_to(&mut configuration.grants, grant, pin.as_ref());
         }
         configuration.enabled = Some(true);
-        let source = read_component(file).await?;
         let bytes = source.bytes.clone();
         let loaded = self.load(&name, source, configuration).await?;
         refuse_blocked(&name, &loaded)?;
@@ -232,7 +227,7 @@ impl Catalog {
                 editor.set_installed(&installed);
                 grant_all(editor, &grants, &pins)
             })?;
-            replace_file(&component_file, &bytes)
+            whole_file::replace(&component_file, &bytes)
                 .map_err(|source| InstallError::Write { file: component_file, source })
         })
         .await??;

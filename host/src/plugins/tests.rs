@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -21,6 +21,7 @@ use super::{
     limits::{self, CallLimits},
     vm_backend::{BackendError, BackendErrorKind, Instance, VmBackend},
 };
+use crate::telemetry::testing::Lines;
 
 struct Bench {
     directory: tempfile::TempDir,
@@ -113,30 +114,14 @@ async fn refusal(request: &str) -> BackendError {
 
 /// What the provider has written for the operator while `work` ran.
 async fn log_of<T>(work: impl Future<Output = T>) -> (T, String) {
-    let log = Log::default();
-    let writer = log.clone();
+    let log = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
-        .with_writer(move || writer.clone())
+        .with_writer(log.writer())
         .finish();
     let result = work.with_subscriber(subscriber).await;
-    let bytes = std::mem::take(&mut *log.0.lock().unwrap());
-    (result, String::from_utf8(bytes).unwrap())
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    (result, log.text())
 }
 
 // --- Calls that go wrong ---------------------------------------------------------------------------------------------

@@ -65,6 +65,13 @@ pub struct Settings {
     pub effective: Vec<EffectiveKey>,
 }
 
+impl Settings {
+    /// Where backends keep disks and images.
+    pub fn vm_data_dir(&self) -> PathBuf {
+        self.vm_data_dir.clone().unwrap_or_else(|| self.data_dir.join("vms"))
+    }
+}
+
 /// What kind of node this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,8 +1,9 @@
 //! Changes one setting in a `.env` file, and nothing else of it.
 
-use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs, io, path::Path};
 
 use super::dotenv;
+use crate::whole_file;
 
 /// Sets `key` to `value` in the file, which is made if absent and replaced in one step. Every other line stays as it is.
 /// `value` has to be plain: what would need quoting is refused.
@@ -18,13 +19,7 @@ pub fn write_setting(file: &Path, key: &str, value: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         other => other?,
     };
-    let draft = file.with_extension("env-new");
-    let _ = fs::remove_file(&draft);
-    let mut written =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    written.write_all(replaced(&text, key, value).as_bytes())?;
-    written.sync_all()?;
-    fs::rename(&draft, file)
+    whole_file::replace(file, replaced(&text, key, value).as_bytes())
 }
 
 fn replaced(text: &str, key: &str, value: &str) -> String {

@@ -8,11 +8,11 @@ use core::time::Duration;
 use golem_provider_sdk::{
     Error, Result, log,
     process::{Command, ExitStatus, Output},
+    vm_backend::SpecRecord,
 };
 
 use crate::{
     answers::{self, Outcome, Refusal, Sight, Versions},
-    record::SpecRecord,
     user_data,
 };
 

@@ -9,7 +9,7 @@
 //! Kept in the provider's database. Of these, `ready/<id>` is the only one that is written beside calls that change the
 //! machine, so it is a value of its own. The types are pure; the functions use the plugin's state. `machine.rs` decides when.
 
-use golem_provider_sdk::{Error, Result, clock, state, vm_backend::Spec};
+use golem_provider_sdk::{Error, Result, clock, state, vm_backend::SpecRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::name;
@@ -31,33 +31,6 @@ pub struct Record {
     pub name: String,
     pub making: Making,
     pub wanted: Wanted,
-}
-
-/// What the machine was made to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct SpecRecord {
-    pub id: String,
-    pub hostname: String,
-    pub cpu_cores: u32,
-    pub memory_mib: u64,
-    pub storage_mib: u64,
-    pub image: String,
-    pub ssh_authorized_keys: Vec<String>,
-}
-
-impl From<Spec> for SpecRecord {
-    fn from(spec: Spec) -> Self {
-        Self {
-            id: spec.id,
-            hostname: spec.hostname,
-            cpu_cores: spec.cpu_cores,
-            memory_mib: spec.memory_mib,
-            storage_mib: spec.storage_mib,
-            image: spec.image,
-            ssh_authorized_keys: spec.ssh_authorized_keys,
-        }
-    }
 }
 
 /// How far a machine's making came.

@@ -4,9 +4,8 @@
 //! keeps `/etc/hosts`. That account has to stay (`default`), since Multipass logs in to it to see that the machine is up. The
 //! document is written by a serializer: JSON is YAML, and no value can break out of its place. Pure.
 
+use golem_provider_sdk::vm_backend::SpecRecord;
 use serde_json::json;
-
-use crate::record::SpecRecord;
 
 /// The document, with the line in front that says what it is.
 pub fn document(spec: &SpecRecord) -> String {

@@ -23,7 +23,7 @@ use golem_provider_sdk::{
     Error, Result,
     clock::{self, Deadline},
     files, host, log, process, progress, random,
-    vm_backend::{Endpoint, Instance, PowerState},
+    vm_backend::{Endpoint, Instance, PowerState, SpecRecord},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     command_line::{self, Architecture, CONSOLE_CHARDEV, Identity, Launch},
     images, isolation,
     qmp::Monitor,
-    record::{self, Boot, Paths, RunRecord, SpecRecord, VmRecord, Wanted},
+    record::{self, Boot, Paths, RunRecord, VmRecord, Wanted},
     seed,
     settings::{AcceleratorChoice, Settings},
     ssh_keys,
@@ -155,12 +155,6 @@ pub fn refuse_if_stopped(record: &VmRecord) -> Result<()> {
 /// Makes a machine and starts it, or goes on where an earlier call stopped.
 pub fn create(spec: SpecRecord, settings: &Settings) -> Result<Instance> {
     let paths = Paths::of(&spec.id)?;
-    if spec.cpu_cores == 0 || spec.memory_mib == 0 {
-        return Err(Error::InvalidArgument("a machine needs a processor and memory".into()));
-    }
-    for key in &spec.ssh_authorized_keys {
-        ssh_keys::validate(key)?;
-    }
     let catalog = catalog(settings)?;
     let image = catalog.find(&spec.image).map_err(Error::InvalidArgument)?;
     let mut record = match record::load(&paths)? {
@@ -453,8 +447,6 @@ pub fn delete(paths: &Paths) -> Result<()> {
 
 /// Lets one more key log in, now and later.
 pub fn add_ssh_key(paths: &Paths, key: &str) -> Result<()> {
-    let key = key.trim();
-    ssh_keys::validate(key)?;
     let mut record = existing(paths)?;
     if record.wanted == Wanted::Stopped || live(paths)?.is_none() {
         return Err(Error::FailedPrecondition(format!(

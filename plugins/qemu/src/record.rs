@@ -14,7 +14,7 @@
 //! ```
 //! The types and [`Paths`] are pure; [`load`] and [`save`] use the plugin's files. `machine.rs` decides when.
 
-use golem_provider_sdk::{Error, Result, files, vm_backend::Spec};
+use golem_provider_sdk::{Error, Result, files, vm_backend::SpecRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -39,33 +39,6 @@ pub struct VmRecord {
     pub wanted: Wanted,
     /// How often a start was begun.
     pub launches: u32,
-}
-
-/// What the machine was made to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct SpecRecord {
-    pub id: String,
-    pub hostname: String,
-    pub cpu_cores: u32,
-    pub memory_mib: u64,
-    pub storage_mib: u64,
-    pub image: String,
-    pub ssh_authorized_keys: Vec<String>,
-}
-
-impl From<Spec> for SpecRecord {
-    fn from(spec: Spec) -> Self {
-        Self {
-            id: spec.id,
-            hostname: spec.hostname,
-            cpu_cores: spec.cpu_cores,
-            memory_mib: spec.memory_mib,
-            storage_mib: spec.storage_mib,
-            image: spec.image,
-            ssh_authorized_keys: spec.ssh_authorized_keys,
-        }
-    }
 }
 
 /// What it boots from, as paths in the plugin's directory.

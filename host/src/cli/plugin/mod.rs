@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use crate::{
     admin::{AdminClient, InstallRequest, PluginReport, PluginState},
     plugins::{
-        catalog::{About, Catalog, CatalogConfig},
+        catalog::{About, Catalog},
         harness::MemoryState,
         installation::{Grant, GrantKind, Listed, grants_for},
     },
@@ -279,9 +279,7 @@ impl Install {
             Some(client) => client.install(&InstallRequest { file, grants }).await?,
             None => {
                 let loaded = catalog.install(&file, &grants).await?;
-                let listed = catalog.list().await;
-                let found = listed.into_iter().find(|listed| listed.name == loaded.about.name);
-                idle(found.context("the plugin was installed, and is not there")?)
+                idle(catalog.listed(&loaded.about.name).await)
             }
         };
         show::installed(&report, self.output.json)?;
@@ -316,14 +314,8 @@ fn idle(listed: Listed) -> PluginReport {
 
 /// The plugins of a provider that does not run.
 fn offline(settings: &Settings) -> anyhow::Result<Catalog> {
-    let config = CatalogConfig {
-        plugin_dir: settings.plugin_dir.clone(),
-        vm_data_dir: settings.vm_data_dir.clone().unwrap_or_else(|| settings.data_dir.join("vms")),
-        cache_dir: settings.data_dir.join("cache").join("plugins"),
-        settings: settings.plugins.clone(),
-    };
     // What a plugin keeps while it is tried without a provider is forgotten afterwards.
-    Ok(Catalog::new(config, Arc::new(MemoryState::default()))?)
+    Ok(Catalog::new(settings.into(), Arc::new(MemoryState::default()))?)
 }
 
 #[cfg(test)]
