@@ -95,10 +95,21 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("golem-provider: {error:#}");
+            eprintln!("golem-provider: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, each said once: many messages name their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        match told.contains(&cause) {
+            true => told,
+            false if told.is_empty() => cause,
+            false => format!("{told}: {cause}"),
+        }
+    })
 }
 
 fn start(
@@ -126,6 +137,15 @@ mod tests {
             Command::Dev(arguments) => arguments.overrides(true),
             Command::Config(_) | Command::Plugin(_) => unreachable!("the line starts a provider"),
         }
+    }
+
+    #[test]
+    fn a_cause_that_a_message_names_already_is_not_said_again() {
+        let cause = || std::io::Error::other("no such thing");
+        let named = anyhow::Error::new(cause()).context("cannot read x: no such thing");
+        assert_eq!(told(&named), "cannot read x: no such thing");
+        let unnamed = anyhow::Error::new(cause()).context("cannot read x");
+        assert_eq!(told(&unnamed), "cannot read x: no such thing");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::{
 use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
-use super::manifest::{GrantList, Pin};
+use super::manifest::{GrantList, ManifestError, Pin};
 use crate::whole_file;
 
 /// What the operator says about one plugin.
@@ -67,6 +67,8 @@ pub enum ConfigurationError {
     Unparsable { file: PathBuf, source: Box<toml_edit::TomlError> },
     #[error("{file} cannot be edited: [{table}] is no table, or {key} in it no list", file = file.display())]
     Shape { file: PathBuf, table: String, key: String },
+    #[error(transparent)]
+    Grant(ManifestError),
     #[error("cannot write {file}: {source}", file = file.display())]
     Write { file: PathBuf, source: io::Error },
 }
@@ -86,8 +88,11 @@ impl ConfigurationFile {
 
     /// What it says; nothing where there is no file. Blocks.
     pub fn read(&self) -> Result<Configuration, ConfigurationError> {
-        let text = self.text()?;
-        toml::from_str(&text).map_err(|source| ConfigurationError::Wrong {
+        self.parse(&self.text()?)
+    }
+
+    fn parse(&self, text: &str) -> Result<Configuration, ConfigurationError> {
+        toml::from_str(text).map_err(|source| ConfigurationError::Wrong {
             file: self.0.clone(),
             source: Box::new(source),
         })
@@ -111,7 +116,13 @@ impl ConfigurationFile {
         })?;
         let mut editor = Editor { file: self.0.clone(), document };
         change(&mut editor)?;
-        whole_file::replace(&self.0, editor.document.to_string().as_bytes())
+        // What could not be used when it is read again is not written.
+        let text = editor.document.to_string();
+        let Configuration { grants, revoked, .. } = self.parse(&text)?;
+        for list in [grants, revoked] {
+            list.check().map_err(ConfigurationError::Grant)?;
+        }
+        whole_file::replace(&self.0, text.as_bytes())
             .map_err(|source| ConfigurationError::Write { file: self.0.clone(), source })
     }
 }
@@ -277,6 +288,18 @@ mod tests {
         assert_eq!(programs, [ProgramGrant::Pinned(pin)]);
         file.edit(|editor| editor.remove(GrantTable::Granted, "programs", "tool")).unwrap();
         assert!(file.read().unwrap().grants.programs.is_empty());
+    }
+
+    #[test]
+    fn a_grant_that_makes_no_sense_is_not_written() {
+        let (_directory, file) = file("");
+        for (kind, wrong) in
+            [("http", "ftp://a.example"), ("files", "relative"), ("programs", "a/b")]
+        {
+            let added = file.edit(|editor| editor.add(GrantTable::Granted, kind, wrong, None));
+            assert!(matches!(added, Err(ConfigurationError::Grant(_))), "{wrong}: {added:?}");
+        }
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "");
     }
 
     #[test]

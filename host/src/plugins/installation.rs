@@ -83,9 +83,7 @@ pub enum InstallError {
     Plugin(#[from] PluginError),
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
-    #[error(
-        "the plugin calls itself `{0}`; a plugin's name has 1 to 64 lower-case letters, digits and dashes"
-    )]
+    #[error("`{0}` is no plugin's name, which has 1 to 64 lower-case letters, digits and dashes")]
     Name(String),
     #[error("the plugin {name} cannot work on this machine: {}", findings.join("; "))]
     Blocked { name: String, findings: Vec<String> },
@@ -265,6 +263,7 @@ impl Catalog {
     /// # Errors
     /// There is none of that name, or its configuration cannot be written.
     pub async fn set_enabled(&self, name: &str, enabled: bool) -> Result<(), InstallError> {
+        check_name(name)?;
         self.component_file(name).await?;
         self.edit(name, move |editor| {
             editor.set_enabled(enabled);
@@ -278,6 +277,7 @@ impl Catalog {
     /// # Errors
     /// There is no plugin of that name, no such program, or the configuration cannot be written.
     pub async fn grant(&self, name: &str, grants: &[Grant]) -> Result<(), InstallError> {
+        check_name(name)?;
         self.component_file(name).await?;
         let pins = pins(grants).await?;
         let grants = grants.to_vec();
@@ -295,6 +295,7 @@ impl Catalog {
     /// # Errors
     /// There is no plugin of that name, or its configuration cannot be written.
     pub async fn revoke(&self, name: &str, grants: &[Grant]) -> Result<(), InstallError> {
+        check_name(name)?;
         self.component_file(name).await?;
         let grants = grants.to_vec();
         let is_bundled = bundled::find(name).is_some();
@@ -322,7 +323,9 @@ impl Catalog {
     }
 }
 
-fn check_name(name: &str) -> Result<(), InstallError> {
+/// # Errors
+/// It cannot be a plugin's name.
+pub fn check_name(name: &str) -> Result<(), InstallError> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let good =
         (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-');

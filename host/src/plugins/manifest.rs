@@ -79,6 +79,14 @@ pub struct GrantList {
     pub loopback: bool,
 }
 
+impl GrantList {
+    /// # Errors
+    /// Something in it is none of its kind.
+    pub(super) fn check(&self) -> Result<(), ManifestError> {
+        Grants::of_list(self).map(drop)
+    }
+}
+
 /// A program that may be run.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]

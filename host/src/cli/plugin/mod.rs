@@ -19,7 +19,7 @@ use crate::{
     plugins::{
         catalog::{About, Catalog},
         harness::MemoryState,
-        installation::{Grant, GrantKind, Listed, grants_for},
+        installation::{Grant, GrantKind, Listed, check_name, grants_for},
     },
     settings::{self, Origin, Settings},
 };
@@ -91,6 +91,7 @@ pub struct Install {
 #[derive(Debug, Args)]
 pub struct Name {
     /// The plugin's name
+    #[arg(value_parser = parse_name)]
     name: String,
     #[command(flatten)]
     output: Output,
@@ -99,6 +100,7 @@ pub struct Name {
 #[derive(Debug, Args)]
 pub struct Change {
     /// The plugin's name
+    #[arg(value_parser = parse_name)]
     name: String,
     kind: GrantKind,
     /// A program's name or path, an origin such as https://example.com, a path, or `true`
@@ -114,6 +116,7 @@ pub struct Use {
     #[arg(value_parser = ["vm-backend"])]
     kind: String,
     /// The plugin's name
+    #[arg(value_parser = parse_name)]
     name: String,
     #[command(flatten)]
     output: Output,
@@ -124,6 +127,11 @@ pub enum Outcome {
     Done,
     /// Nobody was there to be asked.
     NeedsConsent,
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    check_name(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 fn parse_grant(text: &str) -> Result<Grant, String> {
