@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use alloy_signer_local::PrivateKeySigner;
+use alloy::signers::local::PrivateKeySigner;
 
 use crate::settings::{Secret, WalletSettings};
 
