@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use golem_provider::plugins::{
     VmBackend,
-    catalog::{Catalog, CatalogConfig},
+    catalog::{self, Catalog, CatalogConfig},
+    ethereum::NoEthereum,
     harness::MemoryState,
 };
 use tempfile::TempDir;
@@ -59,8 +60,9 @@ pub async fn load(directory: Option<PathBuf>) -> Result<Loaded> {
         cache_dir: path.join("cache"),
         settings: BTreeMap::new(),
     };
-    let catalog =
-        Catalog::new(config, Arc::new(MemoryState::default())).context("setting the engine up")?;
-    let backend = catalog.load_vm_backend(NAME).await.context("loading the plugin")?.backend;
+    let catalog = Catalog::new(config, Arc::new(MemoryState::default()), Arc::new(NoEthereum))
+        .context("setting the engine up")?;
+    let loaded = catalog.load_named(NAME).await.context("loading the plugin")?;
+    let catalog::Loaded::VmBackend(backend) = loaded.plugin else { bail!("it makes no machines") };
     Ok(Loaded { backend, _directory: own })
 }

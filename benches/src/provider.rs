@@ -10,10 +10,8 @@ use async_trait::async_trait;
 use golem_provider::{
     api::{Api, ApiState},
     plugins::{
-        VmBackend,
-        vm_backend::{
-            BackendError, BootLimits, Image, Instance, InstanceSpec, PowerState, ProgressSink,
-        },
+        Failure, VmBackend,
+        vm_backend::{BootLimits, Image, Instance, InstanceSpec, PowerState, ProgressSink},
     },
     ports::PortAllocator,
     proxy::{Proxy, ProxyConfig},
@@ -106,11 +104,11 @@ impl VmBackend for MemoryBackend {
         "memory"
     }
 
-    async fn images(&self) -> Result<Vec<Image>, BackendError> {
+    async fn images(&self) -> Result<Vec<Image>, Failure> {
         Ok(vec![Image { alias: IMAGE.to_owned(), description: "nothing".to_owned() }])
     }
 
-    async fn limits(&self) -> Result<BootLimits, BackendError> {
+    async fn limits(&self) -> Result<BootLimits, Failure> {
         Ok(BootLimits { parallel_boots: 4, boot_timeout: Duration::from_secs(10) })
     }
 
@@ -118,44 +116,40 @@ impl VmBackend for MemoryBackend {
         &self,
         spec: &InstanceSpec,
         _progress: ProgressSink,
-    ) -> Result<Instance, BackendError> {
+    ) -> Result<Instance, Failure> {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         machines.push(spec.id.clone());
         Ok(running(&spec.id))
     }
 
-    async fn start(&self, id: &str, _progress: ProgressSink) -> Result<Instance, BackendError> {
+    async fn start(&self, id: &str, _progress: ProgressSink) -> Result<Instance, Failure> {
         Ok(running(id))
     }
 
-    async fn await_ready(
-        &self,
-        id: &str,
-        _progress: ProgressSink,
-    ) -> Result<Instance, BackendError> {
+    async fn await_ready(&self, id: &str, _progress: ProgressSink) -> Result<Instance, Failure> {
         Ok(running(id))
     }
 
-    async fn stop(&self, id: &str, _grace: Duration) -> Result<Instance, BackendError> {
+    async fn stop(&self, id: &str, _grace: Duration) -> Result<Instance, Failure> {
         Ok(Instance { power: PowerState::Stopped, ..running(id) })
     }
 
-    async fn delete(&self, id: &str) -> Result<(), BackendError> {
+    async fn delete(&self, id: &str) -> Result<(), Failure> {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         machines.retain(|machine| machine != id);
         Ok(())
     }
 
-    async fn inspect(&self, id: &str) -> Result<Instance, BackendError> {
+    async fn inspect(&self, id: &str) -> Result<Instance, Failure> {
         Ok(running(id))
     }
 
-    async fn inspect_all(&self) -> Result<Vec<Instance>, BackendError> {
+    async fn inspect_all(&self) -> Result<Vec<Instance>, Failure> {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(machines.iter().map(|id| running(id)).collect())
     }
 
-    async fn add_ssh_key(&self, _id: &str, _key: &str) -> Result<(), BackendError> {
+    async fn add_ssh_key(&self, _id: &str, _key: &str) -> Result<(), Failure> {
         Ok(())
     }
 }

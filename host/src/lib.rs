@@ -12,7 +12,9 @@
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
-//!          └ payments             the key that stands for the provider
+//!          ├ discovery            being found: what is said where, and whether it is seen
+//!          ├ payments             the key that stands for the provider
+//!          └ chains               nodes of Ethereum chains, and transactions with that key
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```
@@ -21,7 +23,9 @@
 
 pub mod admin;
 pub mod api;
+pub mod chains;
 pub mod cli;
+pub mod discovery;
 pub mod faults;
 pub mod node;
 pub mod payments;

@@ -29,10 +29,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, AdminListener, PluginDesk},
     api::{Api, ApiState, Server},
+    chains::{ChainError, Chains},
+    discovery::{Advertising, Free, Identity, Reach, Selection, Sources},
     payments::wallet::{Wallet, WalletError},
     plugins::{
-        Finding, StateError, StateStore,
-        catalog::{Catalog, CatalogConfig, CatalogError, PluginError, ProbedBackend},
+        Advertiser, Ethereum, Failure, FailureKind, Finding, StateError, StateStore, VmBackend,
+        advertiser::Prices,
+        catalog::{Catalog, CatalogConfig, CatalogError, Loaded, PluginError, Probed},
+        ethereum::{ChainFailure, Receipt, Transaction},
     },
     ports::{InvalidRange, PortAllocator},
     proxy::{Proxy, ProxyConfig},
@@ -50,6 +54,8 @@ mod shutdown {
     pub const API: Duration = Duration::from_secs(2);
     /// For VM operations under way, and for stopping VMs where that is wanted.
     pub const VMS: Duration = Duration::from_secs(6);
+    /// For advertisements to be withdrawn, beside the VM operations.
+    pub const ADVERTISING: Duration = Duration::from_secs(4);
     /// For SSH sessions to be told.
     pub const PROXY: Duration = Duration::from_secs(1);
 }
@@ -130,6 +136,9 @@ struct Node {
     store: Store,
     proxy: Proxy,
     vms: VmService,
+    advertising: Advertising,
+    /// What goes on beside the service until it ends.
+    beside: JoinSet<()>,
     desk: PluginDesk,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
@@ -150,19 +159,18 @@ impl Node {
         let catalog_config = CatalogConfig::from(settings);
         let state: Arc<dyn StateStore> = Arc::new(store.plugin_state());
         let wallet_settings = settings.wallet.clone();
-        // Side by side: a plugin's probe waits for programs, and none of these needs another.
-        let (wallet, monitor, (catalog, backends)) = tokio::try_join!(
-            async {
-                let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings));
-                Ok::<_, NodeError>(opening.await??)
-            },
-            async { Ok(Monitor::start(vm_data_dir).await?) },
+        let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings));
+        let wallet = opening.await??;
+        let ethereum = Arc::new(Chains::new(&settings.chains, wallet.signer().clone()));
+        // Side by side: a plugin's probe waits for programs, and neither of these needs the other.
+        let (monitor, (catalog, plugins)) = tokio::try_join!(
+            async { Ok::<_, NodeError>(Monitor::start(vm_data_dir).await?) },
             async {
                 let setting_up =
-                    tokio::task::spawn_blocking(|| Catalog::new(catalog_config, state));
+                    tokio::task::spawn_blocking(|| Catalog::new(catalog_config, state, ethereum));
                 let catalog = setting_up.await??;
-                let backends = load_backends(&catalog, settings.vm_backend.as_deref()).await?;
-                Ok((catalog, backends))
+                let plugins = load_plugins(&catalog, settings.vm_backend.as_deref()).await?;
+                Ok((catalog, plugins))
             },
         )?;
 
@@ -174,23 +182,42 @@ impl Node {
         let vms = VmService::start(VmServiceParts {
             store: store.clone(),
             proxy: proxy.clone(),
-            backends,
+            backends: plugins.backends,
             resources: Tracker::new(rules(settings), monitor),
             ports: PortAllocator::new(settings.ports.range.clone())?,
             config: vm_config(settings),
         })
         .await?;
         let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
-        let desk = PluginDesk::new(Arc::new(catalog), vms.clone());
+        let mut beside = JoinSet::new();
+        let (offer, offering) = offer_sources(settings, wallet.provider_id(), vms.clone())
+            .watch(CancellationToken::new());
+        beside.spawn(offering);
+        let selection = match settings.environment {
+            Environment::Development => Selection::Nobody,
+            Environment::Production => Selection::Named(settings.discovery.advertisers.clone()),
+        };
+        let advertising = Advertising::new(wallet.provider_id(), offer, selection);
+        for advertiser in plugins.advertisers {
+            advertising.install(advertiser);
+        }
+        for name in advertising.missing() {
+            tracing::error!(
+                plugin.name = name,
+                "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
+            );
+        }
+        let desk = PluginDesk::new(Arc::new(catalog), vms.clone(), advertising.clone());
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
             .ok();
-        Ok(Self { begun, listener, api, store, proxy, vms, desk, admin })
+        Ok(Self { begun, listener, api, store, proxy, vms, advertising, beside, desk, admin })
     }
 
     async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, api, store, proxy, vms, desk, admin } = self;
+        let Self { begun, listener, api, store, proxy, vms, advertising, mut beside, desk, admin } =
+            self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -204,31 +231,40 @@ impl Node {
                 "development: nothing is advertised, no payments are taken, no ports are verified"
             );
         }
-        let mut helpers = JoinSet::new();
-        helpers.spawn(admin::watch(desk.clone(), stop.clone()));
+        beside.spawn(admin::watch(desk.clone(), stop.clone()));
         if let Some(admin) = admin {
-            helpers.spawn(admin::serve(admin, desk, stop.clone()));
+            beside.spawn(admin::serve(admin, desk, stop.clone()));
         }
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
         // A change to the plugins that is under way is cut off between two steps, as by a crash.
-        helpers.shutdown().await;
+        beside.shutdown().await;
         let stop_vms = settings.vms.stop_on_exit;
         tracing::info!(
             "ending; running machines {}",
             if stop_vms { "are stopped" } else { "go on running" }
         );
-        vms.shutdown(stop_vms, shutdown::VMS).await;
+        tokio::join!(
+            vms.shutdown(stop_vms, shutdown::VMS),
+            advertising.shutdown(shutdown::ADVERTISING),
+        );
         proxy.shutdown(shutdown::PROXY).await;
         store.close().await;
         tracing::info!("ended");
     }
 }
 
-/// The wanted backend, else the first that can work here, as the default; every other plugin there is beside it, for the VMs
-/// that it once made.
-async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backends, PluginError> {
-    let mut loaded: Vec<ProbedBackend> = Vec::new();
+/// What was loaded.
+struct Plugins {
+    backends: Backends,
+    advertisers: Vec<Arc<dyn Advertiser>>,
+}
+
+/// All plugins there are. New machines are made by the wanted backend, else by the first that can work here; every other
+/// one is beside it, for the VMs that it once made.
+async fn load_plugins(catalog: &Catalog, wanted: Option<&str>) -> Result<Plugins, PluginError> {
+    let mut backends: Vec<Arc<dyn VmBackend>> = Vec::new();
+    let mut advertisers = Vec::new();
     let mut default = None;
     let mut reasons = Vec::new();
     let names = catalog.names().await;
@@ -236,9 +272,9 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
         && !names.iter().any(|name| name == wanted)
     {
         // Says which ones are known.
-        catalog.load_vm_backend(wanted).await?;
+        catalog.load_named(wanted).await?;
     }
-    let loading = join_all(names.iter().map(|name| catalog.load_vm_backend(name))).await;
+    let loading = join_all(names.iter().map(|name| catalog.load_named(name))).await;
     for (name, probed) in names.into_iter().zip(loading) {
         let is_wanted = wanted == Some(name.as_str());
         let probed = match probed {
@@ -256,30 +292,83 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
             }
         };
         admin::report(&probed);
-        let name_of = |finding: &Finding| format!("{name}: {}", finding.sentence());
-        reasons.extend(probed.findings.iter().filter(|finding| finding.blocks()).map(name_of));
-        if probed.works() && (is_wanted || (wanted.is_none() && default.is_none())) {
-            tracing::info!(
-                plugin.name = %name,
-                plugin.version = %probed.about.version,
-                "new machines are made by {name}"
-            );
-            default = Some(loaded.len());
+        let works = probed.works();
+        let Probed { plugin, about, findings } = probed;
+        match plugin {
+            Loaded::Advertiser(advertiser) if works => advertisers.push(advertiser),
+            // What it lacks was just told.
+            Loaded::Advertiser(_) => {}
+            Loaded::VmBackend(backend) => {
+                let sentence = |finding: &Finding| format!("{name}: {}", finding.sentence());
+                let blocking = findings.iter().filter(|finding| finding.blocks());
+                reasons.extend(blocking.map(sentence));
+                if works && (is_wanted || (wanted.is_none() && default.is_none())) {
+                    tracing::info!(
+                        plugin.name = %name,
+                        plugin.version = %about.version,
+                        "new machines are made by {name}"
+                    );
+                    default = Some(backends.len());
+                }
+                backends.push(backend);
+            }
         }
-        loaded.push(probed);
     }
-    Ok(match default {
+    let backends = match default {
         Some(index) => {
-            let default = loaded.remove(index).backend;
-            Backends::new(default, loaded.into_iter().map(|probed| probed.backend).collect())
+            let default = backends.remove(index);
+            Backends::new(default, backends)
         }
         None => {
             let reason = reasons.join("; ");
             tracing::error!("no machine can be made until this is mended: {reason}");
-            let others = loaded.into_iter().map(|probed| probed.backend).collect();
-            Backends::none(reason, others)
+            Backends::none(reason, backends)
         }
-    })
+    };
+    Ok(Plugins { backends, advertisers })
+}
+
+/// What the provider's offer to requestors is made of.
+fn offer_sources(settings: &Settings, provider_id: String, vms: VmService) -> Sources {
+    let max_vms = settings.vms.max_vms;
+    let usd = settings.pricing;
+    let public_ip = settings.identity.public_ip;
+    Sources {
+        identity: Identity {
+            provider_id,
+            name: settings.identity.name.clone(),
+            country: settings.identity.country.clone(),
+            platform: crate::api::platform().to_owned(),
+            network: settings.discovery.network.clone(),
+            payments_network: settings.discovery.payments_network.clone(),
+        },
+        minimums: rules(settings).minimums,
+        free: Box::new(move || {
+            let report = vms.resources();
+            let there = vms.list().len();
+            let machines = max_vms.saturating_sub(u32::try_from(there).unwrap_or(u32::MAX));
+            let held = report.allocated;
+            let held = (held.cpu_cores, held.memory_gb, held.storage_gb, there);
+            (Free { amounts: report.available, machines }, held)
+        }),
+        prices: Box::new(move || {
+            let decimal = |price: f64| price.try_into().unwrap_or_default();
+            let usd = Prices {
+                per_core_month: decimal(usd.usd_per_core_month),
+                per_gb_ram_month: decimal(usd.usd_per_gb_ram_month),
+                per_gb_storage_month: decimal(usd.usd_per_gb_storage_month),
+            };
+            (usd, None)
+        }),
+        reach: Box::new(move || {
+            match public_ip {
+            Some(address) => Reach::At(address),
+            None => Reach::Not(
+                "no public address is known; set GOLEM_PROVIDER_PUBLIC_IP to the one that this machine is reached by".into(),
+            ),
+        }
+        }),
+    }
 }
 
 fn rules(settings: &Settings) -> Rules {
@@ -305,6 +394,57 @@ fn vm_config(settings: &Settings) -> VmServiceConfig {
         stop_grace: STOP_GRACE,
         deadlines: Deadlines { boot: settings.vms.launch_timeout, ..Deadlines::default() },
         ..VmServiceConfig::default()
+    }
+}
+
+#[async_trait]
+impl Ethereum for Chains {
+    fn address(&self) -> String {
+        Self::address(self).to_checksum(None)
+    }
+
+    async fn sign_message(&self, message: &[u8]) -> Result<[u8; 65], Failure> {
+        let failed = |error: ChainError| Failure::new(FailureKind::Internal, error.to_string());
+        Self::sign_message(self, message).await.map_err(failed)
+    }
+
+    async fn request(
+        &self,
+        chain: &str,
+        method: &str,
+        params: &str,
+    ) -> Result<String, ChainFailure> {
+        let params =
+            serde_json::value::RawValue::from_string(params.to_owned()).map_err(|error| {
+                let text = format!("the parameters of {method} are no JSON: {error}");
+                ChainFailure::Provider(Failure::new(FailureKind::InvalidArgument, text))
+            })?;
+        Ok(Self::request(self, chain, method, &params).await?.get().to_owned())
+    }
+
+    async fn send_transaction(
+        &self,
+        chain: &str,
+        transaction: Transaction,
+        timeout: Duration,
+    ) -> Result<Receipt, ChainFailure> {
+        let _ = (chain, transaction, timeout);
+        Err(ChainFailure::Provider(Failure::new(FailureKind::Unsupported, "not yet")))
+    }
+}
+
+impl From<ChainError> for ChainFailure {
+    fn from(error: ChainError) -> Self {
+        let text = error.to_string();
+        let kind = match error {
+            ChainError::Refused { code, message, data } => {
+                return Self::Rpc { code, message, data };
+            }
+            ChainError::NotConfigured { .. } => FailureKind::FailedPrecondition,
+            ChainError::Unreachable { .. } => FailureKind::Unavailable,
+            ChainError::Signing(_) => FailureKind::Internal,
+        };
+        Self::Provider(Failure::new(kind, text))
     }
 }
 

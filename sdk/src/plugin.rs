@@ -31,3 +31,27 @@ impl Finding {
         Self { severity: Severity::Blocking, message: message.into(), remedy: Some(remedy.into()) }
     }
 }
+
+/// Exports what every plugin has, for the export macro of each kind, which adds the interface of its kind to `Export`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_plugin {
+    ($plugin:ty) => {
+        use $crate::bindings::exports::golem::provider::plugin;
+
+        pub struct Export;
+
+        impl plugin::Guest for Export {
+            fn describe() -> plugin::Description {
+                $crate::log::report_panics();
+                <$plugin as $crate::Plugin>::describe()
+            }
+            fn probe() -> $crate::Result<Vec<plugin::Finding>> {
+                $crate::log::report_panics();
+                <$plugin as $crate::Plugin>::probe()
+            }
+        }
+
+        $crate::bindings::export_plugin_bindings!(Export with_types_in $crate::bindings);
+    };
+}

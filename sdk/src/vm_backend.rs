@@ -1,6 +1,6 @@
 //! The kind of plugin that makes and runs virtual machines.
 
-pub use crate::bindings::exports::golem::provider::vms::{
+pub use crate::bindings::vm_backend::exports::golem::provider::vms::{
     BootLimits, Endpoint, Image, Instance, PowerState, Spec,
 };
 
@@ -136,20 +136,9 @@ macro_rules! export_vm_backend {
         #[doc(hidden)]
         mod golem_provider_export {
             use super::*;
-            use $crate::bindings::exports::golem::provider::{plugin, vms};
+            use $crate::bindings::vm_backend::exports::golem::provider::vms;
 
-            pub struct Export;
-
-            impl plugin::Guest for Export {
-                fn describe() -> plugin::Description {
-                    $crate::log::report_panics();
-                    <$backend as $crate::Plugin>::describe()
-                }
-                fn probe() -> $crate::Result<Vec<plugin::Finding>> {
-                    $crate::log::report_panics();
-                    <$backend as $crate::Plugin>::probe()
-                }
-            }
+            $crate::__export_plugin!($backend);
 
             impl vms::Guest for Export {
                 fn images() -> $crate::Result<Vec<vms::Image>> {
@@ -199,7 +188,9 @@ macro_rules! export_vm_backend {
                 }
             }
 
-            $crate::bindings::export_vm_backend_bindings!(Export with_types_in $crate::bindings);
+            $crate::bindings::vm_backend::export_vm_backend_bindings!(
+                Export with_types_in $crate::bindings::vm_backend
+            );
         }
     };
 }

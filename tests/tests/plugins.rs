@@ -73,7 +73,7 @@ async fn a_plugin_is_switched_off_and_on_and_removed_while_the_provider_runs() -
     let client = provider.client();
     let port = create(client, "my-vm").await?;
     let paper = listed(&provider, "paper").await?;
-    ensure!(paper["state"] == "working" && paper["is_default"] == true, "{paper}");
+    ensure!(paper["state"] == "working" && paper["in_use"] == true, "{paper}");
     ensure!(listed(&provider, "qemu").await?["origin"] == "bundled");
     let table = run(&provider, &["plugin", "list"]).await?;
     ensure!(table.contains("working, default") && table.starts_with("NAME"), "{table}");

@@ -9,7 +9,7 @@ use super::{
     protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
     server::socket_path,
 };
-use crate::plugins::installation::Grant;
+use crate::plugins::{Kind, installation::Grant};
 
 /// Compiling and probing a plugin takes seconds, on a slow machine many.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -70,9 +70,9 @@ impl AdminClient {
         self.ask(Method::POST, &format!("plugins/{name}/revoke"), Some(&change)).await
     }
 
-    pub async fn use_vm_backend(&self, name: &str) -> Result<(), ClientError> {
-        let request = UseRequest { name: name.to_owned() };
-        self.ask(Method::POST, "vm-backend", Some(&request)).await
+    pub async fn use_plugins(&self, kind: Kind, names: &[String]) -> Result<(), ClientError> {
+        let request = UseRequest { kind, names: names.to_vec() };
+        self.ask(Method::POST, "plugins-in-use", Some(&request)).await
     }
 
     async fn ask<T: DeserializeOwned>(

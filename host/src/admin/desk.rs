@@ -7,9 +7,10 @@ use tokio::sync::Mutex;
 
 use super::protocol::{PluginReport, PluginState};
 use crate::{
+    discovery::{Advertising, Selection},
     plugins::{
-        Severity,
-        catalog::{Catalog, PluginError, ProbedBackend},
+        Kind, Severity,
+        catalog::{Catalog, Loaded as LoadedPlugin, PluginError, Probed},
         installation::{Grant, InstallError, Listed},
     },
     vms::{Backends, VmError, VmService},
@@ -22,6 +23,7 @@ pub struct PluginDesk(Arc<Inner>);
 struct Inner {
     catalog: Arc<Catalog>,
     vms: VmService,
+    advertising: Advertising,
     /// Held during a change: what was loaded last of each plugin.
     turn: Mutex<Loaded>,
 }
@@ -44,11 +46,19 @@ pub enum DeskError {
     Blocked { name: String, reason: String },
     #[error(transparent)]
     Vms(#[from] VmError),
+    #[error("there is no advertiser `{name}`: known are {known}")]
+    UnknownAdvertiser { name: String, known: String },
+    #[error("new machines are made by one backend; name one plugin")]
+    OneBackend,
 }
 
 impl PluginDesk {
-    pub fn new(catalog: Arc<Catalog>, vms: VmService) -> Self {
-        Self(Arc::new(Inner { catalog, vms, turn: Mutex::default() }))
+    pub fn new(catalog: Arc<Catalog>, vms: VmService, advertising: Advertising) -> Self {
+        Self(Arc::new(Inner { catalog, vms, advertising, turn: Mutex::default() }))
+    }
+
+    fn advertising(&self) -> &Advertising {
+        &self.0.advertising
     }
 
     fn backends(&self) -> &Backends {
@@ -68,8 +78,16 @@ impl PluginDesk {
     /// What one plugin is doing.
     fn report_on(&self, mut listed: Listed) -> PluginReport {
         let backends = self.backends();
-        let state = if backends.names().contains(&listed.name) {
-            let degraded = backends.degraded(&listed.name);
+        let advertiser =
+            self.advertising().known().into_iter().find(|known| known.name() == listed.name);
+        let degraded = match &advertiser {
+            Some(advertiser) => Some(advertiser.degraded()),
+            None if backends.names().contains(&listed.name) => {
+                Some(backends.degraded(&listed.name))
+            }
+            None => None,
+        };
+        let state = if let Some(degraded) = degraded {
             if degraded.is_empty() {
                 PluginState::Working
             } else {
@@ -82,8 +100,11 @@ impl PluginDesk {
         } else {
             PluginState::Unusable
         };
-        let is_default = backends.default_name().is_ok_and(|default| default == listed.name);
-        PluginReport { listed, state, is_default }
+        let in_use = match advertiser {
+            Some(_) => self.advertising().names().contains(&listed.name),
+            None => backends.default_name().is_ok_and(|default| default == listed.name),
+        };
+        PluginReport { listed, state, in_use }
     }
 
     /// Installs a component and lets it take the next call.
@@ -142,7 +163,7 @@ impl PluginDesk {
     ) -> Result<PluginReport, DeskError> {
         // Also of what turns out to be wrong: it is not tried again before it changes.
         self.remember(turn, name).await;
-        match self.0.catalog.load_vm_backend(name).await {
+        match self.0.catalog.load_named(name).await {
             Ok(loaded) if loaded.works() => Ok(self.switch(loaded).await),
             Ok(loaded) => {
                 report(&loaded);
@@ -156,6 +177,7 @@ impl PluginDesk {
                     _ => format!("the plugin '{name}' was removed"),
                 };
                 tracing::info!(plugin.name = name, "{reason}");
+                self.advertising().remove(name);
                 self.backends().remove(name, reason);
                 self.0.vms.backends_have_changed();
                 Err(error.into())
@@ -164,15 +186,32 @@ impl PluginDesk {
         }
     }
 
-    async fn switch(&self, loaded: ProbedBackend) -> PluginReport {
+    async fn switch(&self, loaded: Probed) -> PluginReport {
         let about = loaded.about.clone();
         report(&loaded);
-        let is_new = !self.backends().names().contains(&about.name);
-        self.backends().install(loaded.backend);
-        if self.backends().default_name().is_err() {
-            // Whatever was the default before could not work.
-            let _ = self.backends().make_default(&about.name);
-        }
+        let known = |names: Vec<String>| names.contains(&about.name);
+        let is_new = match loaded.plugin {
+            LoadedPlugin::VmBackend(backend) => {
+                // A plugin may come back as another kind than it was.
+                self.advertising().remove(&about.name);
+                let is_new = !known(self.backends().names());
+                self.backends().install(backend);
+                if self.backends().default_name().is_err() {
+                    // Whatever was the default before could not work.
+                    let _ = self.backends().make_default(&about.name);
+                }
+                is_new
+            }
+            LoadedPlugin::Advertiser(advertiser) => {
+                let now_another_kind =
+                    format!("the plugin '{}' makes no machines any more", about.name);
+                self.backends().remove(&about.name, now_another_kind);
+                let is_new =
+                    !self.advertising().known().iter().any(|known| known.name() == about.name);
+                self.advertising().install(advertiser);
+                is_new
+            }
+        };
         self.0.vms.backends_have_changed();
         tracing::info!(
             plugin.name = about.name,
@@ -226,20 +265,39 @@ impl PluginDesk {
         self.load_and_switch(&mut turn, name).await.map(drop)
     }
 
-    /// New VMs are made by this plugin from now on, until the provider ends.
+    /// These plugins are used from now on, until the provider ends: the one that makes new VMs, or all that advertise.
     ///
     /// # Errors
-    /// It is not there.
-    pub fn make_default(&self, name: &str) -> Result<(), DeskError> {
-        self.backends().make_default(name)?;
-        tracing::info!(plugin.name = name, "new machines are made by {name}");
+    /// One of them is not there.
+    pub fn use_plugins(&self, kind: Kind, names: &[String]) -> Result<(), DeskError> {
+        match kind {
+            Kind::VmBackend => {
+                let [name] = names else { return Err(DeskError::OneBackend) };
+                self.backends().make_default(name)?;
+                tracing::info!(plugin.name = name, "new machines are made by {name}");
+            }
+            Kind::DiscoveryAdvertiser => {
+                let known: Vec<String> = self
+                    .advertising()
+                    .known()
+                    .iter()
+                    .map(|known| known.name().to_owned())
+                    .collect();
+                if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+                    let (name, known) = (unknown.clone(), known.join(", "));
+                    return Err(DeskError::UnknownAdvertiser { name, known });
+                }
+                self.advertising().select(Selection::Named(names.iter().cloned().collect()));
+                tracing::info!("this provider is listed with {}", names.join(", "));
+            }
+        }
         Ok(())
     }
 }
 
 /// Tells the operator what a probe found.
-pub fn report(probed: &ProbedBackend) {
-    let name = probed.backend.name();
+pub fn report(probed: &Probed) {
+    let name = &probed.about.name;
     for finding in &probed.findings {
         let text = finding.sentence();
         match finding.severity {

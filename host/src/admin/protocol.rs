@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plugins::installation::{Grant, Listed};
+use crate::plugins::{
+    Kind,
+    installation::{Grant, Listed},
+};
 
 /// One plugin of a running provider.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -12,8 +15,8 @@ pub struct PluginReport {
     #[serde(flatten)]
     pub listed: Listed,
     pub state: PluginState,
-    /// Are new VMs made by it when a request names no backend?
-    pub is_default: bool,
+    /// Are new VMs made by it when a request names no backend, or is the provider listed by it?
+    pub in_use: bool,
 }
 
 /// What a plugin is doing.
@@ -46,7 +49,9 @@ pub struct GrantChange {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UseRequest {
-    pub name: String,
+    pub kind: Kind,
+    /// One for a VM backend, any number for advertisers.
+    pub names: Vec<String>,
 }
 
 /// Why something was not done.

@@ -95,7 +95,7 @@ fn router(desk: PluginDesk) -> Router {
         .route("/plugins/{name}/disable", post(disable))
         .route("/plugins/{name}/grant", post(grant))
         .route("/plugins/{name}/revoke", post(revoke))
-        .route("/vm-backend", post(use_vm_backend))
+        .route("/plugins-in-use", post(use_plugins))
         .with_state(desk)
 }
 
@@ -155,11 +155,11 @@ async fn revoke(
     finished(async move { desk.revoke(&name, &change.grants).await }).await.map(Json)
 }
 
-async fn use_vm_backend(
+async fn use_plugins(
     State(desk): State<PluginDesk>,
     Json(request): Json<UseRequest>,
 ) -> Result<Json<()>, DeskError> {
-    desk.make_default(&request.name).map(Json)
+    desk.use_plugins(request.kind, &request.names).map(Json)
 }
 
 /// Runs a change to its end, whatever becomes of the connection that asked for it.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request_id::RequestId;
-use crate::{plugins::vm_backend::BackendErrorKind, vms::VmError};
+use crate::{plugins::FailureKind, vms::VmError};
 
 /// A refusal or failure, as a client is told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,26 +169,20 @@ impl From<VmError> for ApiError {
     }
 }
 
-fn of_backend(kind: BackendErrorKind) -> (StatusCode, &'static str) {
+fn of_backend(kind: FailureKind) -> (StatusCode, &'static str) {
     match kind {
-        BackendErrorKind::NotFound => (StatusCode::BAD_GATEWAY, "backend_lost_the_vm"),
-        BackendErrorKind::AlreadyExists => (StatusCode::CONFLICT, "backend_already_exists"),
-        BackendErrorKind::InvalidArgument => (StatusCode::BAD_REQUEST, "backend_invalid_argument"),
-        BackendErrorKind::FailedPrecondition => {
-            (StatusCode::CONFLICT, "backend_failed_precondition")
-        }
-        BackendErrorKind::ResourceExhausted => {
+        FailureKind::NotFound => (StatusCode::BAD_GATEWAY, "backend_lost_the_vm"),
+        FailureKind::AlreadyExists => (StatusCode::CONFLICT, "backend_already_exists"),
+        FailureKind::InvalidArgument => (StatusCode::BAD_REQUEST, "backend_invalid_argument"),
+        FailureKind::FailedPrecondition => (StatusCode::CONFLICT, "backend_failed_precondition"),
+        FailureKind::ResourceExhausted => {
             (StatusCode::SERVICE_UNAVAILABLE, "backend_resource_exhausted")
         }
-        BackendErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable"),
-        BackendErrorKind::DeadlineExceeded => {
-            (StatusCode::GATEWAY_TIMEOUT, "backend_deadline_exceeded")
-        }
-        BackendErrorKind::PermissionDenied => {
-            (StatusCode::BAD_GATEWAY, "backend_permission_denied")
-        }
-        BackendErrorKind::Unsupported => (StatusCode::NOT_IMPLEMENTED, "backend_unsupported"),
-        BackendErrorKind::Internal => (StatusCode::BAD_GATEWAY, "backend_failed"),
+        FailureKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable"),
+        FailureKind::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "backend_deadline_exceeded"),
+        FailureKind::PermissionDenied => (StatusCode::BAD_GATEWAY, "backend_permission_denied"),
+        FailureKind::Unsupported => (StatusCode::NOT_IMPLEMENTED, "backend_unsupported"),
+        FailureKind::Internal => (StatusCode::BAD_GATEWAY, "backend_failed"),
     }
 }
 

@@ -45,7 +45,7 @@ use crate::{
     vms::VmService,
 };
 
-pub use provider::ProviderInfo;
+pub use provider::{ProviderInfo, platform};
 pub use server::{Answer, Server};
 
 /// The current version of the API, as a path.

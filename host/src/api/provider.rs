@@ -111,7 +111,7 @@ fn write(info: &ProviderInfo, backends: &Backends) -> (u64, Bytes) {
 }
 
 /// The network's word for this machine's architecture.
-fn platform() -> &'static str {
+pub fn platform() -> &'static str {
     match std::env::consts::ARCH {
         "aarch64" => "arm64",
         other => other,

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{Answer as _, *};
 use crate::{
-    plugins::vm_backend::BackendErrorKind,
+    plugins::FailureKind,
     settings::{self, Inputs, Overrides},
     telemetry::testing::Lines,
     vms::{
@@ -374,9 +374,9 @@ async fn a_backend_that_fails_is_told_apart_by_status() {
     let provider = Provider::start().await;
     provider.make("abc").await;
     for (kind, status, code) in [
-        (BackendErrorKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable"),
-        (BackendErrorKind::Internal, StatusCode::BAD_GATEWAY, "backend_failed"),
-        (BackendErrorKind::Unsupported, StatusCode::NOT_IMPLEMENTED, "backend_unsupported"),
+        (FailureKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable"),
+        (FailureKind::Internal, StatusCode::BAD_GATEWAY, "backend_failed"),
+        (FailureKind::Unsupported, StatusCode::NOT_IMPLEMENTED, "backend_unsupported"),
     ] {
         provider.fixture.backend.next(Call::AddKey, Fault::Fail(kind));
         let answer = provider.post("/vms/abc/ssh-keys", json!({"key": KEY})).await;
@@ -400,11 +400,11 @@ async fn without_a_backend_reading_works_and_making_is_refused_with_the_reason()
 #[tokio::test]
 async fn a_create_that_fails_tells_why_in_the_answer_the_job_and_the_vm() {
     let provider = Provider::start().await;
-    provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
+    provider.fixture.backend.next(Call::Create, Fault::Fail(FailureKind::Internal));
     let answer = provider.post("/vms", json!({"name": "abc"})).await;
     assert!(refused(&answer, StatusCode::BAD_GATEWAY, "backend_failed").contains("went wrong"));
 
-    provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
+    provider.fixture.backend.next(Call::Create, Fault::Fail(FailureKind::Internal));
     let answer = provider.post("/vms?async=1", json!({"name": "def"})).await;
     let job = format!("/vms/jobs/{}", answer.body["job_id"].as_str().unwrap());
     assert!(
@@ -421,7 +421,7 @@ async fn a_create_that_fails_tells_why_in_the_answer_the_job_and_the_vm() {
 #[tokio::test]
 async fn a_failed_vm_without_a_port_has_no_access() {
     let provider = Provider::start().await;
-    provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
+    provider.fixture.backend.next(Call::Create, Fault::Fail(FailureKind::Internal));
     provider.post("/vms", json!({"name": "abc"})).await;
     let path = "/vms/abc/access";
     let gone = async {
@@ -494,7 +494,7 @@ async fn the_log_lines_of_a_request_carry_its_id_also_those_of_the_work_it_began
     // Other tests of this process pass the same places without a subscriber, and whoever comes first decides whether a place
     // is looked at later; so each is passed once, and then all are asked again.
     for (name, id) in [("abc", "first"), ("def", "mine-1")] {
-        provider.fixture.backend.next(Call::Create, Fault::Fail(BackendErrorKind::Internal));
+        provider.fixture.backend.next(Call::Create, Fault::Fail(FailureKind::Internal));
         let request = Request::post("/api/v1/vms").header("x-request-id", id);
         let request = request.body(Body::from(json!({"name": name}).to_string())).unwrap();
         provider.api.answer(CLIENT, request).await;

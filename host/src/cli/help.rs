@@ -29,7 +29,7 @@ Examples:
 
 Settings are read from the environment, from .env in the working directory and from .env in the data directory; the \
 first that has a key wins. A key that is misspelt or out of range is an error, before anything starts:
-{keys}  {:width$}  a setting of a plugin, e.g. GOLEM_PROVIDER_PLUGIN_QEMU_ACCELERATOR=tcg
+{keys}  {:width$}  a setting of a plugin, e.g. GOLEM_PROVIDER_PLUGIN_QEMU_ACCELERATOR=tcg (two _ after a name with dashes)
 
 Exit status: 0 all went well, 1 it failed while working, 2 command line or settings are wrong.",
         "GOLEM_PROVIDER_PLUGIN_<NAME>_<KEY>"

@@ -18,22 +18,24 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::{
+    advertiser::Advertiser,
+    advertiser_component::AdvertiserComponent,
     bundled,
     call::{MemoryShare, PluginContext, PluginDirectory},
     component::{CONTRACT, LoadError, PluginComponent},
     configuration::{Configuration, ConfigurationError, ConfigurationFile},
     engine::{Engine, EngineError},
-    imports::{Machine, Services, StateStore, http, log::PluginLog},
+    failure::Failure,
+    imports::{Ethereum, Machine, Services, StateStore, http, log::PluginLog},
+    kind::Kind,
     limits,
     manifest::{Ask, Grants, Manifest, ManifestError},
+    plugin::{Finding, Plugin, Severity},
     text,
-    vm_backend::{BackendError, VmBackend},
-    vm_component::{Finding, Severity, VmComponent},
+    vm_backend::VmBackend,
+    vm_component::VmComponent,
 };
 use crate::settings::Settings;
-
-/// The only kind there is up to now.
-const KIND: &str = "vm-backend";
 
 /// Where a bundled plugin comes from.
 const BUNDLED_ORIGIN: &str = "this binary";
@@ -122,22 +124,47 @@ pub enum PluginError {
     Manifest { name: String, origin: String, source: ManifestError },
     #[error("cannot make the directory {directory} for the plugin {name}: {source}", directory = directory.display())]
     Directory { name: String, directory: PathBuf, source: io::Error },
-    #[error("the settings of the plugin {name} are wrong: {problem} (they are set in {file} under [settings], or as GOLEM_PROVIDER_PLUGIN_{variable}_<KEY>)", file = file.display(), variable = name.to_uppercase().replace('-', "_"))]
+    #[error("the settings of the plugin {name} are wrong: {problem} (they are set in {file} under [settings], or as GOLEM_PROVIDER_PLUGIN_{variable}<KEY>)", file = file.display(), variable = variable_prefix(name))]
     Settings { name: String, file: PathBuf, problem: String },
     #[error("the plugin in {origin} calls itself `{found}`; its file has to be named so too")]
     OtherName { origin: String, found: String },
     #[error("the plugin {name} does not answer: {source}")]
-    Silent { name: String, source: BackendError },
+    Silent { name: String, source: Failure },
     #[error("loading the plugin {name} was broken off: {source}")]
     BrokenOff { name: String, source: tokio::task::JoinError },
 }
 
-/// A loaded VM backend and what its probe said.
+/// How a plugin's settings begin in the environment, after what all plugins have in common.
+fn variable_prefix(name: &str) -> String {
+    let end = if name.contains('-') { "__" } else { "_" };
+    name.to_uppercase().replace('-', "_") + end
+}
+
+/// A loaded plugin and what its probe said.
 #[derive(Clone)]
-pub struct ProbedBackend {
-    pub backend: Arc<dyn VmBackend>,
+pub struct Probed {
+    pub plugin: Loaded,
     pub about: About,
     pub findings: Vec<Finding>,
+}
+
+/// A loaded plugin, behind the trait of its kind.
+#[derive(Clone)]
+pub enum Loaded {
+    VmBackend(Arc<dyn VmBackend>),
+    Advertiser(Arc<dyn Advertiser>),
+}
+
+impl Loaded {
+    fn new(plugin: Plugin) -> Self {
+        let plugin = Arc::new(plugin);
+        match plugin.kind() {
+            Kind::VmBackend => Self::VmBackend(Arc::new(VmComponent::new(plugin))),
+            Kind::DiscoveryAdvertiser => {
+                Self::Advertiser(Arc::new(AdvertiserComponent::new(plugin)))
+            }
+        }
+    }
 }
 
 /// What is known of a plugin that was loaded.
@@ -145,7 +172,7 @@ pub struct ProbedBackend {
 pub struct About {
     pub name: String,
     pub version: String,
-    pub kind: &'static str,
+    pub kind: Kind,
     pub summary: String,
     pub license: String,
     /// The version of the contract that it was made for.
@@ -169,7 +196,7 @@ pub(super) struct Source {
     pub bytes: Vec<u8>,
 }
 
-impl ProbedBackend {
+impl Probed {
     /// Can it work on this machine?
     pub fn works(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity != Severity::Blocking)
@@ -178,12 +205,17 @@ impl ProbedBackend {
 
 impl Catalog {
     /// Sets the engine up. Blocks shortly.
-    pub fn new(config: CatalogConfig, state: Arc<dyn StateStore>) -> Result<Self, CatalogError> {
+    pub fn new(
+        config: CatalogConfig,
+        state: Arc<dyn StateStore>,
+        ethereum: Arc<dyn Ethereum>,
+    ) -> Result<Self, CatalogError> {
         let engine = Engine::new(Some(config.cache_dir.clone()))?;
         let services = Arc::new(Services {
             machine: Machine::this(),
             http: http::Client::default(),
             state,
+            ethereum,
             script: None,
         });
         let shared = Mutex::default();
@@ -222,8 +254,8 @@ impl Catalog {
         &self.config.plugin_dir
     }
 
-    /// Loads a VM backend by name, checks its settings, and asks whether it can work here.
-    pub async fn load_vm_backend(&self, name: &str) -> Result<ProbedBackend, PluginError> {
+    /// Loads a plugin by name, checks its settings, and asks whether it can work here.
+    pub async fn load_named(&self, name: &str) -> Result<Probed, PluginError> {
         let configuration = self.configuration(name).await?;
         if !configuration.is_enabled() {
             return Err(PluginError::Disabled { name: name.to_owned() });
@@ -247,8 +279,8 @@ impl Catalog {
         name: &str,
         source: Source,
         configuration: Configuration,
-    ) -> Result<ProbedBackend, PluginError> {
-        let (backend, about, settings) =
+    ) -> Result<Probed, PluginError> {
+        let (plugin, about, settings) =
             self.link(Some(name), Workplace::Own(name), source, configuration).await?;
         let wrong_settings = |problem| PluginError::Settings {
             name: name.to_owned(),
@@ -267,8 +299,8 @@ impl Catalog {
             about.summary
         );
         let silent = |source| PluginError::Silent { name: name.to_owned(), source };
-        let findings = backend.probe().await.map_err(silent)?;
-        Ok(ProbedBackend { backend: Arc::new(backend), about, findings })
+        let findings = plugin.probe().await.map_err(silent)?;
+        Ok(Probed { plugin: Loaded::new(plugin), about, findings })
     }
 
     /// What a component is and asks for. Nothing of it runs but its `describe`, which needs nothing.
@@ -298,7 +330,7 @@ impl Catalog {
         workplace: Workplace<'_>,
         source: Source,
         configuration: Configuration,
-    ) -> Result<(VmComponent, About, serde_json::Value), PluginError> {
+    ) -> Result<(Plugin, About, serde_json::Value), PluginError> {
         let Source { origin, bytes } = source;
         let file_name = name.unwrap_or("plugin").to_owned();
         let manifest_error = |source| PluginError::Manifest {
@@ -327,6 +359,7 @@ impl Catalog {
                 problem,
             }
         })?;
+        let grants = grants.with_settings(&settings);
         let shared = match workplace {
             Workplace::Own(name) => self.shared(name).await?,
             Workplace::Passing(directory) => {
@@ -359,8 +392,8 @@ impl Catalog {
             memory: MemoryShare::default(),
             services: Arc::clone(&self.services),
         };
-        let backend = VmComponent::new(component, Arc::new(context), self.limits);
-        let description = backend
+        let plugin = Plugin::new(component, Arc::new(context), self.limits);
+        let description = plugin
             .describe()
             .await
             .map_err(|source| PluginError::Silent { name: file_name.clone(), source })?;
@@ -372,7 +405,7 @@ impl Catalog {
         let about = About {
             name: description.name,
             version: description.version,
-            kind: KIND,
+            kind: plugin.kind(),
             summary: description.summary,
             license: description.license,
             contract: CONTRACT,
@@ -382,7 +415,7 @@ impl Catalog {
             missing,
             settings_schema: description.settings_schema,
         };
-        Ok((backend, about, settings))
+        Ok((plugin, about, settings))
     }
 
     /// The plugin's directory, opened once: what was half written when the provider died is cleared away then, and never

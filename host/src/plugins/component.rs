@@ -6,16 +6,21 @@ use tokio::{sync::Semaphore, time::timeout};
 use wasmtime::{
     Store, Trap,
     component::{
-        Component, ComponentExportIndex, ComponentNamedList, ComponentType, HasSelf, Lift, Linker,
-        Lower, ResourceTableError,
+        Component, ComponentExportIndex, ComponentNamedList, ComponentType, HasSelf, InstancePre,
+        Lift, Linker, Lower, ResourceTableError,
     },
 };
 
 use super::{
-    bindings::{self, VmBackendPre, exports::golem::provider::plugin::Description},
+    bindings::{
+        discovery_advertiser::DiscoveryAdvertiserPre,
+        vm_backend::{VmBackend, VmBackendPre},
+    },
     call::{CallState, MemoryRefused, PluginContext},
     engine::{Engine, EngineError},
+    kind::Kind,
     limits::{CALLS_PER_PLUGIN, CallLimits, HANDED_OVER_BYTES, HANDLES_PER_CALL, TEXT_BYTES},
+    plugin::Description,
     text,
     turns::Meter,
     vm_backend::ProgressSink,
@@ -27,32 +32,21 @@ pub const CONTRACT: &str = "golem:provider@0.1.0";
 /// A component that fits one of the worlds. Each call runs in an instance of its own.
 pub(super) struct PluginComponent {
     engine: Engine,
-    pre: VmBackendPre<CallState>,
+    pre: Pre,
     /// Where each function is in an instance: looking all of them up, and comparing all their types, would take most of the
     /// time of a short call.
     functions: HashMap<&'static str, ComponentExportIndex>,
     calls: Semaphore,
 }
 
-/// What can be called by name, by interface. `describe` is not among it: see [`PluginComponent::describe`].
-const FUNCTIONS: &[(&str, &[&str])] = &[
-    ("golem:provider/plugin@0.1.0", &["probe"]),
-    (
-        "golem:provider/vms@0.1.0",
-        &[
-            "images",
-            "limits",
-            "create",
-            "start",
-            "await-ready",
-            "stop",
-            "delete",
-            "inspect",
-            "inspect-all",
-            "add-ssh-key",
-        ],
-    ),
-];
+/// Linked, and found to export what its kind has to.
+enum Pre {
+    VmBackend(VmBackendPre<CallState>),
+    DiscoveryAdvertiser(DiscoveryAdvertiserPre<CallState>),
+}
+
+/// The interface that all kinds export. `describe` is not called by name: see [`PluginComponent::describe`].
+const PLUGIN: (&str, &[&str]) = ("golem:provider/plugin", &["probe"]);
 
 /// A component cannot be used as a plugin.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +58,14 @@ pub enum LoadError {
     )]
     OtherContract { made_for: String, cause: String },
     #[error(
-        "it does not fit the world `vm-backend` of {CONTRACT}: {0}; install a version of it that was made for this provider"
+        "it does not fit the world `{kind}` of {CONTRACT}: {cause}; install a version of it that was made for this provider"
     )]
-    NotThisWorld(String),
+    NotThisWorld { kind: Kind, cause: String },
+    #[error(
+        "it exports no interface that makes it a plugin: one of {known} has to be exported once; see the worlds in `wit/`",
+        known = Kind::ALL.map(|kind| versioned(kind.interface())).join(", ")
+    )]
+    NoKind,
 }
 
 /// A call ended without an answer.
@@ -94,25 +93,40 @@ impl PluginComponent {
     /// Compiles and links; blocks for up to seconds.
     pub fn load(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
         let component = engine.compile(bytes)?;
-        let pre = link(engine, &component).map_err(|error| {
+        let other_contract = |cause: String| {
+            let made_for = foreign_contract(engine, &component)?;
+            Some(LoadError::OtherContract { made_for, cause })
+        };
+        let Some(kind) = kind_of(&component) else {
+            let cause = "its interfaces are of another version".to_owned();
+            return Err(other_contract(cause).unwrap_or(LoadError::NoKind));
+        };
+        let pre = link(engine, &component, kind).map_err(|error| {
             let cause = text::plain(&format!("{error:#}"), TEXT_BYTES);
-            match foreign_contract(engine, &component) {
-                Some(made_for) => LoadError::OtherContract { made_for, cause },
-                None => LoadError::NotThisWorld(cause),
-            }
+            other_contract(cause.clone()).unwrap_or(LoadError::NotThisWorld { kind, cause })
         })?;
         let mut functions = HashMap::new();
-        for (interface, names) in FUNCTIONS {
-            let interface = component.get_export_index(None, interface);
-            for name in *names {
+        for (interface, names) in [PLUGIN, (kind.interface(), kind.functions())] {
+            let interface = component.get_export_index(None, &versioned(interface));
+            for name in names {
                 let function = interface
                     .and_then(|interface| component.get_export_index(Some(&interface), name))
-                    .ok_or_else(|| LoadError::NotThisWorld(format!("it has no `{name}`")))?;
+                    .ok_or_else(|| LoadError::NotThisWorld {
+                        kind,
+                        cause: format!("it has no `{name}`"),
+                    })?;
                 functions.insert(*name, function);
             }
         }
         let calls = Semaphore::new(CALLS_PER_PLUGIN);
         Ok(Self { engine: engine.clone(), pre, functions, calls })
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self.pre {
+            Pre::VmBackend(_) => Kind::VmBackend,
+            Pre::DiscoveryAdvertiser(_) => Kind::DiscoveryAdvertiser,
+        }
     }
 
     /// Asks the plugin what it is, and compares the types of everything that it exports with what they have to be.
@@ -122,13 +136,29 @@ impl PluginComponent {
         limits: CallLimits,
     ) -> Result<Description, CallError> {
         let describe = async |store: &mut Store<CallState>| {
-            let instance = self.pre.instantiate_async(&mut *store).await?;
-            instance.golem_provider_plugin().call_describe(store).await
+            // The same record in each world, but every world has a type of its own for it.
+            macro_rules! describe {
+                ($pre:expr) => {{
+                    let instance = $pre.instantiate_async(&mut *store).await?;
+                    let said = instance.golem_provider_plugin().call_describe(store).await?;
+                    Ok(Description {
+                        name: said.name,
+                        version: said.version,
+                        summary: said.summary,
+                        license: said.license,
+                        settings_schema: said.settings_schema,
+                    })
+                }};
+            }
+            match &self.pre {
+                Pre::VmBackend(pre) => describe!(pre),
+                Pre::DiscoveryAdvertiser(pre) => describe!(pre),
+            }
         };
         self.run(plugin, limits, None, describe).await
     }
 
-    /// Calls a function of [`FUNCTIONS`] by its name.
+    /// Calls a function of its kind, or `probe`, by its name.
     pub async fn call<Arguments, Answer>(
         &self,
         plugin: &Arc<PluginContext>,
@@ -142,7 +172,7 @@ impl PluginComponent {
         Answer: Lift + ComponentType + Send + Sync + 'static,
     {
         let call = async |store: &mut Store<CallState>| {
-            let instance = self.pre.instance_pre().instantiate_async(&mut *store).await?;
+            let instance = self.pre.instance().instantiate_async(&mut *store).await?;
             let index = self
                 .functions
                 .get(function)
@@ -201,11 +231,41 @@ impl PluginComponent {
     }
 }
 
-fn link(engine: &Engine, component: &Component) -> wasmtime::Result<VmBackendPre<CallState>> {
+impl Pre {
+    fn instance(&self) -> &InstancePre<CallState> {
+        match self {
+            Self::VmBackend(pre) => pre.instance_pre(),
+            Self::DiscoveryAdvertiser(pre) => pre.instance_pre(),
+        }
+    }
+}
+
+/// Told by what it exports; absent where that is none of the kinds, or more than one.
+fn kind_of(component: &Component) -> Option<Kind> {
+    let mut kinds = Kind::ALL
+        .into_iter()
+        .filter(|kind| component.get_export_index(None, &versioned(kind.interface())).is_some());
+    kinds.next().filter(|_| kinds.next().is_none())
+}
+
+/// An interface's name with the version of the contract.
+fn versioned(interface: &str) -> String {
+    let version = CONTRACT.rsplit_once('@').map_or("", |(_, version)| version);
+    format!("{interface}@{version}")
+}
+
+fn link(engine: &Engine, component: &Component, kind: Kind) -> wasmtime::Result<Pre> {
     let mut linker = Linker::new(engine.wasm());
-    bindings::VmBackend::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    // All worlds import the same.
+    VmBackend::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    VmBackendPre::new(linker.instantiate_pre(component)?)
+    let instance = linker.instantiate_pre(component)?;
+    Ok(match kind {
+        Kind::VmBackend => Pre::VmBackend(VmBackendPre::new(instance)?),
+        Kind::DiscoveryAdvertiser => {
+            Pre::DiscoveryAdvertiser(DiscoveryAdvertiserPre::new(instance)?)
+        }
+    })
 }
 
 /// The version of the contract that a component names, if it is another one than ours.

@@ -27,7 +27,7 @@ use std::{
 use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
-use super::manifest::{GrantList, ManifestError, Pin};
+use super::manifest::{GrantKind, GrantList, ManifestError, Pin};
 use crate::whole_file;
 
 /// What the operator says about one plugin.
@@ -169,13 +169,13 @@ impl Editor {
     pub fn add(
         &mut self,
         table: GrantTable,
-        kind: &str,
+        kind: GrantKind,
         value: &str,
         pin: Option<&Pin>,
     ) -> Result<(), ConfigurationError> {
         self.remove(table, kind, value)?;
-        if kind == "loopback" {
-            self.table(table)?["loopback"] = toml_edit::value(true);
+        if kind.is_plain() {
+            self.table(table)?[kind.as_str()] = toml_edit::value(true);
             return Ok(());
         }
         let entry: Value = match pin {
@@ -198,14 +198,14 @@ impl Editor {
     pub fn remove(
         &mut self,
         table: GrantTable,
-        kind: &str,
+        kind: GrantKind,
         value: &str,
     ) -> Result<(), ConfigurationError> {
-        if self.document.get(table.name()).and_then(|table| table.get(kind)).is_none() {
+        if self.document.get(table.name()).and_then(|table| table.get(kind.as_str())).is_none() {
             return Ok(());
         }
-        if kind == "loopback" {
-            self.table(table)?.remove("loopback");
+        if kind.is_plain() {
+            self.table(table)?.remove(kind.as_str());
             return Ok(());
         }
         self.list(table, kind)?.retain(|entry| {
@@ -229,7 +229,12 @@ impl Editor {
         item.as_table_mut().ok_or(shape)
     }
 
-    fn list(&mut self, table: GrantTable, kind: &str) -> Result<&mut Array, ConfigurationError> {
+    fn list(
+        &mut self,
+        table: GrantTable,
+        kind: GrantKind,
+    ) -> Result<&mut Array, ConfigurationError> {
+        let kind = kind.as_str();
         let shape = ConfigurationError::Shape {
             file: self.file.clone(),
             table: table.name().to_owned(),
@@ -258,11 +263,11 @@ mod tests {
         let (_directory, file) = file("# mine\n[settings]\nspeed = 3 # fast\n");
         file.edit(|editor| {
             editor.set_enabled(false);
-            editor.add(GrantTable::Granted, "http", "https://a.example", None)?;
-            editor.add(GrantTable::Granted, "http", "https://b.example", None)?;
-            editor.add(GrantTable::Granted, "http", "https://a.example", None)?;
-            editor.add(GrantTable::Granted, "loopback", "true", None)?;
-            editor.remove(GrantTable::Revoked, "programs", "absent")
+            editor.add(GrantTable::Granted, GrantKind::Http, "https://a.example", None)?;
+            editor.add(GrantTable::Granted, GrantKind::Http, "https://b.example", None)?;
+            editor.add(GrantTable::Granted, GrantKind::Http, "https://a.example", None)?;
+            editor.add(GrantTable::Granted, GrantKind::Loopback, "true", None)?;
+            editor.remove(GrantTable::Revoked, GrantKind::Programs, "absent")
         })
         .unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
@@ -271,8 +276,10 @@ mod tests {
         assert!(!configuration.is_enabled());
         assert!(configuration.grants.loopback);
         assert_eq!(configuration.grants.http, ["https://b.example", "https://a.example"]);
-        file.edit(|editor| editor.remove(GrantTable::Granted, "http", "https://b.example"))
-            .unwrap();
+        file.edit(|editor| {
+            editor.remove(GrantTable::Granted, GrantKind::Http, "https://b.example")
+        })
+        .unwrap();
         assert_eq!(file.read().unwrap().grants.http, ["https://a.example"]);
     }
 
@@ -282,20 +289,27 @@ mod tests {
         let tool = directory.path().join("tool");
         fs::write(&tool, "").unwrap();
         let pin = Pin::of("tool", &tool).unwrap();
-        file.edit(|editor| editor.add(GrantTable::Granted, "programs", "tool", Some(&pin)))
-            .unwrap();
+        file.edit(|editor| {
+            editor.add(GrantTable::Granted, GrantKind::Programs, "tool", Some(&pin))
+        })
+        .unwrap();
         let programs = file.read().unwrap().grants.programs;
         assert_eq!(programs, [ProgramGrant::Pinned(pin)]);
-        file.edit(|editor| editor.remove(GrantTable::Granted, "programs", "tool")).unwrap();
+        file.edit(|editor| editor.remove(GrantTable::Granted, GrantKind::Programs, "tool"))
+            .unwrap();
         assert!(file.read().unwrap().grants.programs.is_empty());
     }
 
     #[test]
     fn a_grant_that_makes_no_sense_is_not_written() {
         let (_directory, file) = file("");
-        for (kind, wrong) in
-            [("http", "ftp://a.example"), ("files", "relative"), ("programs", "a/b")]
-        {
+        for (kind, wrong) in [
+            (GrantKind::Http, "ftp://a.example"),
+            (GrantKind::Files, "relative"),
+            (GrantKind::Programs, "a/b"),
+            (GrantKind::Evm, "A Chain"),
+            (GrantKind::Transactions, "payments"),
+        ] {
             let added = file.edit(|editor| editor.add(GrantTable::Granted, kind, wrong, None));
             assert!(matches!(added, Err(ConfigurationError::Grant(_))), "{wrong}: {added:?}");
         }
@@ -308,7 +322,7 @@ mod tests {
         let error = wrong.read().unwrap_err().to_string();
         assert!(error.contains("x.toml"), "{error}");
         let add = |editor: &mut Editor| {
-            editor.add(GrantTable::Granted, "http", "https://a.example", None)
+            editor.add(GrantTable::Granted, GrantKind::Http, "https://a.example", None)
         };
         assert!(wrong.edit(add).is_err());
         assert_eq!(fs::read_to_string(wrong.path()).unwrap(), "grants = 3\n");

@@ -17,23 +17,33 @@ use std::{
 use async_trait::async_trait;
 use tempfile::TempDir;
 
+pub use super::{
+    advertiser::{
+        Advertisement, Advertiser, Change, Listing, Prices, Published, Query, Resources, Schedule,
+    },
+    advertiser_component::AdvertiserComponent,
+    failure::{Failure, FailureKind},
+    imports::ethereum,
+    kind::Kind,
+    plugin::{Description, Finding, Plugin, Severity},
+    script::{Answer, Asked, Reply, Script},
+    vm_backend::{
+        BootLimits, Image, Instance, InstanceSpec, PowerState, Progress, ProgressSink, VmBackend,
+    },
+    vm_component::VmComponent,
+};
 use super::{
     call::{MemoryShare, PluginContext, PluginDirectory},
     catalog,
     component::{LoadError, PluginComponent},
     configuration::Configuration,
     engine::{Engine, EngineError},
-    imports::{Machine, Services, StateError, StateStore, http, log::PluginLog, process},
+    imports::{
+        Ethereum, Machine, Services, StateError, StateStore, ethereum::NoEthereum, http,
+        log::PluginLog, process,
+    },
     limits::{self, CallLimits},
     manifest::{GrantList, Grants, Manifest, ManifestError},
-};
-pub use super::{
-    script::{Answer, Asked, Reply, Script},
-    vm_backend::{
-        BackendError, BackendErrorKind, BootLimits, Image, Instance, InstanceSpec, PowerState,
-        Progress, ProgressSink, VmBackend,
-    },
-    vm_component::{Description, Finding, Severity, VmComponent},
 };
 
 /// A plugin and what it finds. Made by [`Harness::new`], then told what is different from the usual.
@@ -44,6 +54,7 @@ pub struct Harness {
     grants: GrantList,
     revoked: GrantList,
     script: Option<Arc<Script>>,
+    ethereum: Arc<dyn Ethereum>,
     /// Where compiled code is kept; within the directory if none was named.
     cache: Option<PathBuf>,
     limits: limits::Functions,
@@ -93,7 +104,9 @@ pub enum HarnessError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error("{0}")]
-    Silent(BackendError),
+    Silent(Failure),
+    #[error("this is a plugin of the kind `{found}`, and one of the kind `{wanted}` was wanted")]
+    OtherKind { found: Kind, wanted: Kind },
     #[error("the settings are wrong: {0}")]
     Settings(String),
     #[error("loading was broken off: {0}")]
@@ -117,6 +130,7 @@ impl Harness {
             grants: GrantList::default(),
             revoked: GrantList::default(),
             script: None,
+            ethereum: Arc::new(NoEthereum),
             cache: None,
             limits: limits::FUNCTIONS,
             state: Arc::default(),
@@ -163,6 +177,13 @@ impl Harness {
     #[must_use]
     pub fn script(mut self, script: Script) -> Self {
         self.script = Some(Arc::new(script));
+        self
+    }
+
+    /// The chains and the key that the plugin finds. Without it there are none.
+    #[must_use]
+    pub fn ethereum(mut self, ethereum: Arc<dyn Ethereum>) -> Self {
+        self.ethereum = ethereum;
         self
     }
 
@@ -214,10 +235,29 @@ impl Harness {
     /// # Errors
     /// Why a provider would not take the plugin.
     pub async fn load(&self) -> Result<Loaded, HarnessError> {
+        self.load_as(Kind::VmBackend, VmComponent::new).await
+    }
+
+    /// The same for an advertiser.
+    ///
+    /// # Errors
+    /// Why a provider would not take the plugin.
+    pub async fn load_advertiser(&self) -> Result<Loaded<AdvertiserComponent>, HarnessError> {
+        self.load_as(Kind::DiscoveryAdvertiser, AdvertiserComponent::new).await
+    }
+
+    async fn load_as<Facade>(
+        &self,
+        wanted: Kind,
+        facade: impl FnOnce(Arc<Plugin>) -> Facade,
+    ) -> Result<Loaded<Facade>, HarnessError> {
         let component = Arc::new(self.compile().await?);
+        if component.kind() != wanted {
+            return Err(HarnessError::OtherKind { found: component.kind(), wanted });
+        }
         let description = self.describe(&component).await?;
         self.check_settings(&description).await?;
-        self.ready(component, &description)
+        self.ready(component, &description, facade)
     }
 
     /// The first step of [`load`](Self::load).
@@ -252,15 +292,17 @@ impl Harness {
     }
 
     /// The last step.
-    pub(super) fn ready(
+    pub(super) fn ready<Facade>(
         &self,
         component: Arc<PluginComponent>,
         description: &Description,
-    ) -> Result<Loaded, HarnessError> {
+        facade: impl FnOnce(Arc<Plugin>) -> Facade,
+    ) -> Result<Loaded<Facade>, HarnessError> {
         let manifest = Manifest::of_component(&self.component)?;
         let reviewed = self.asked_is_granted.then_some(&manifest);
         let grants =
-            Grants::new(&description.name, &manifest, reviewed, &self.grants, &self.revoked)?;
+            Grants::new(&description.name, &manifest, reviewed, &self.grants, &self.revoked)?
+                .with_settings(&self.settings);
         let path = self.root().join("vms").join(plain_name(&description.name));
         let directory = PluginDirectory::open(&path).map_err(HarnessError::Directory)?;
         let services = self.services(Arc::clone(&self.state));
@@ -271,8 +313,10 @@ impl Harness {
             directory,
             services,
         ));
+        let plugin = Arc::new(Plugin::new(component, Arc::clone(&context), self.limits));
         Ok(Loaded {
-            plugin: VmComponent::new(component, Arc::clone(&context), self.limits),
+            facade: facade(Arc::clone(&plugin)),
+            plugin,
             description: description.clone(),
             context,
             script: self.script.clone(),
@@ -287,12 +331,12 @@ impl Harness {
         name: &str,
         settings: String,
         directory: &str,
-    ) -> Result<VmComponent, HarnessError> {
+    ) -> Result<Plugin, HarnessError> {
         let path = self.root().join(directory);
         let directory = PluginDirectory::open(&path).map_err(HarnessError::Directory)?;
         let services = self.services(Arc::default());
         let context = self.context(name, settings, Grants::default(), directory, services);
-        Ok(VmComponent::new(Arc::clone(component), Arc::new(context), self.limits))
+        Ok(Plugin::new(Arc::clone(component), Arc::new(context), self.limits))
     }
 
     pub(super) fn settings_json(&self) -> String {
@@ -304,6 +348,7 @@ impl Harness {
             machine: Machine::this(),
             http: http::Client::default(),
             state,
+            ethereum: Arc::clone(&self.ethereum),
             script: self.script.clone(),
         })
     }
@@ -336,24 +381,33 @@ fn plain_name(name: &str) -> String {
     if name.is_empty() { "plugin".to_owned() } else { name }
 }
 
-/// A plugin that can be called.
-pub struct Loaded {
-    plugin: VmComponent,
+/// A plugin that can be called, by the trait of its kind.
+pub struct Loaded<Facade = VmComponent> {
+    facade: Facade,
+    plugin: Arc<Plugin>,
     description: Description,
     context: Arc<PluginContext>,
     script: Option<Arc<Script>>,
     _directory: Arc<TempDir>,
 }
 
-impl std::ops::Deref for Loaded {
-    type Target = VmComponent;
+impl<Facade> std::ops::Deref for Loaded<Facade> {
+    type Target = Facade;
 
-    fn deref(&self) -> &VmComponent {
-        &self.plugin
+    fn deref(&self) -> &Facade {
+        &self.facade
     }
 }
 
-impl Loaded {
+impl<Facade> Loaded<Facade> {
+    /// Can the plugin work here?
+    ///
+    /// # Errors
+    /// It could not be found out.
+    pub async fn probe(&self) -> Result<Vec<Finding>, Failure> {
+        self.plugin.probe().await
+    }
+
     /// What the plugin says of itself.
     pub fn description(&self) -> &Description {
         &self.description
@@ -373,7 +427,7 @@ impl Loaded {
     ///
     /// # Errors
     /// When the machine's processes cannot be listed.
-    pub fn left_running(&self) -> Result<Vec<(u32, String)>, BackendError> {
+    pub fn left_running(&self) -> Result<Vec<(u32, String)>, Failure> {
         let own =
             process::own_processes(self.context.grants.programs(), &self.context.directory.path)?;
         let line = |process: super::bindings::golem::provider::process::Running| {

@@ -17,7 +17,18 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Functions that wait while they fail.
-const REFUSED: [&str; 6] = ["images", "limits", "create", "start", "inspect", "inspect-all"];
+const REFUSED: [&str; 10] = [
+    "images",
+    "limits",
+    "create",
+    "start",
+    "inspect",
+    "inspect-all",
+    "get-schedule",
+    "publish",
+    "look-up",
+    "search",
+];
 
 /// How a plugin is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,13 +12,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use super::manifest::GrantKind;
 use super::{
     bundled,
-    catalog::{About, Catalog, PluginError, ProbedBackend, read_component},
+    catalog::{About, Catalog, PluginError, Probed, read_component},
     configuration::{ConfigurationError, ConfigurationFile, Editor, GrantTable, Installed},
     imports::locate,
+    kind::Kind,
     manifest::{Ask, Pin, ProgramGrant},
-    vm_component::Finding,
+    plugin::Finding,
 };
 use crate::whole_file;
 
@@ -26,53 +28,13 @@ use crate::whole_file;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Grant {
     pub kind: GrantKind,
-    /// A program's name or path, an origin, a path; `true` for `loopback`.
+    /// A program's name or path, an origin, a path, a chain, a contract; `true` for what is granted or not.
     pub value: String,
-}
-
-/// What can be granted.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum GrantKind {
-    /// Running a program, by its name, or by its path where it is not on the PATH
-    Programs,
-    /// Exchanges with a server, by scheme, host and port
-    Http,
-    /// Connecting to a unix socket, by its path
-    Sockets,
-    /// Reading a file, or what is in a directory
-    Files,
-    /// Connecting to TCP ports of this machine; the value is `true`
-    Loopback,
-}
-
-impl GrantKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Programs => "programs",
-            Self::Http => "http",
-            Self::Sockets => "sockets",
-            Self::Files => "files",
-            Self::Loopback => "loopback",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        [Self::Programs, Self::Http, Self::Sockets, Self::Files, Self::Loopback]
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
-    }
 }
 
 impl From<&Ask> for Grant {
     fn from(ask: &Ask) -> Self {
-        // Every ask has one of the kinds.
-        Self {
-            kind: GrantKind::named(ask.kind).unwrap_or(GrantKind::Loopback),
-            value: ask.value.clone(),
-        }
+        Self { kind: ask.kind, value: ask.value.clone() }
     }
 }
 
@@ -109,7 +71,7 @@ pub struct Listed {
     pub origin: String,
     pub enabled: bool,
     pub version: Option<String>,
-    pub kind: Option<String>,
+    pub kind: Option<Kind>,
     pub summary: Option<String>,
     pub license: Option<String>,
     pub sha256: Option<String>,
@@ -143,12 +105,16 @@ impl Catalog {
             origin: if from_file { file.display().to_string() } else { "bundled".to_owned() },
             enabled,
             version: about.map(|about| about.version.clone()),
-            kind: about.map(|about| about.kind.to_owned()),
+            kind: about.map(|about| about.kind),
             summary: about.map(|about| about.summary.clone()),
             license: about.map(|about| about.license.clone()),
             sha256: about.map(|about| about.sha256.clone()),
             not_granted: about.map_or_else(Vec::new, |about| {
-                about.missing.iter().map(|ask| format!("{} {}", ask.kind, ask.value)).collect()
+                about
+                    .missing
+                    .iter()
+                    .map(|ask| format!("{} {}", ask.kind.as_str(), ask.value))
+                    .collect()
             }),
             problem,
         }
@@ -193,11 +159,7 @@ impl Catalog {
     ///
     /// # Errors
     /// See [`InstallError`].
-    pub async fn install(
-        &self,
-        file: &Path,
-        grants: &[Grant],
-    ) -> Result<ProbedBackend, InstallError> {
+    pub async fn install(&self, file: &Path, grants: &[Grant]) -> Result<Probed, InstallError> {
         // Read once: what is looked at is what is loaded and written.
         let source = read_component(file).await?;
         let name = self.examine(source.clone()).await?.name;
@@ -283,7 +245,7 @@ impl Catalog {
         let grants = grants.to_vec();
         self.edit(name, move |editor| {
             for grant in &grants {
-                editor.remove(GrantTable::Revoked, grant.kind.as_str(), &name_of(grant))?;
+                editor.remove(GrantTable::Revoked, grant.kind, &name_of(grant))?;
             }
             grant_all(editor, &grants, &pins)
         })
@@ -301,7 +263,7 @@ impl Catalog {
         let is_bundled = bundled::find(name).is_some();
         self.edit(name, move |editor| {
             for grant in &grants {
-                let (kind, value) = (grant.kind.as_str(), name_of(grant));
+                let (kind, value) = (grant.kind, name_of(grant));
                 editor.remove(GrantTable::Granted, kind, &value)?;
                 if is_bundled {
                     editor.add(GrantTable::Revoked, kind, &value, None)?;
@@ -332,7 +294,7 @@ pub fn check_name(name: &str) -> Result<(), InstallError> {
     if good { Ok(()) } else { Err(InstallError::Name(name.to_owned())) }
 }
 
-fn refuse_blocked(name: &str, loaded: &ProbedBackend) -> Result<(), InstallError> {
+fn refuse_blocked(name: &str, loaded: &Probed) -> Result<(), InstallError> {
     if loaded.works() {
         return Ok(());
     }
@@ -382,7 +344,7 @@ fn grant_all(
     pins: &[Option<Pin>],
 ) -> Result<(), ConfigurationError> {
     for (grant, pin) in grants.iter().zip(pins) {
-        editor.add(GrantTable::Granted, grant.kind.as_str(), &name_of(grant), pin.as_ref())?;
+        editor.add(GrantTable::Granted, grant.kind, &name_of(grant), pin.as_ref())?;
     }
     Ok(())
 }
@@ -401,6 +363,9 @@ fn add_to(list: &mut super::manifest::GrantList, grant: &Grant, pin: Option<&Pin
         GrantKind::Sockets => list.sockets.push(PathBuf::from(&grant.value)),
         GrantKind::Files => list.files.push(PathBuf::from(&grant.value)),
         GrantKind::Loopback => list.loopback = true,
+        GrantKind::Messages => list.messages = true,
+        GrantKind::Evm => list.evm.push(grant.value.clone()),
+        GrantKind::Transactions => list.transactions.push(grant.value.clone()),
     }
 }
 

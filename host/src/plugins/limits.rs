@@ -89,6 +89,10 @@ pub struct Functions {
     pub stop: CallLimits,
     pub delete: CallLimits,
     pub add_ssh_key: CallLimits,
+    /// May wait for two blocks of a chain, and for a transaction to be replaced.
+    pub publish: CallLimits,
+    pub withdraw: CallLimits,
+    pub search: CallLimits,
 }
 
 pub const FUNCTIONS: Functions = Functions {
@@ -101,6 +105,9 @@ pub const FUNCTIONS: Functions = Functions {
     stop: seconds(60, 5),
     delete: seconds(120, 5),
     add_ssh_key: seconds(60, 5),
+    publish: seconds(150, 5),
+    withdraw: seconds(60, 5),
+    search: seconds(60, 5),
 };
 
 // --- Answers -------------------------------------------------------------------------------------------------------
@@ -111,7 +118,7 @@ pub const TEXT_BYTES: usize = 4 << 10;
 /// What is kept of a name, such as an image's alias.
 pub const NAME_BYTES: usize = 256;
 
-/// Images, and findings of a probe.
+/// Images, findings of a probe, listings.
 pub const LISTED: usize = 1000;
 
 /// Machines in one answer: more than any computer runs.
@@ -175,6 +182,9 @@ pub const STREAM_READ_BYTES: usize = 1 << 20;
 
 /// Random bytes at once.
 pub const RANDOM_BYTES: usize = 64 << 10;
+
+/// Of a message that the provider's key signs.
+pub const SIGNED_BYTES: usize = 1 << 20;
 
 /// Characters of a stage's name.
 pub const STAGE_CHARS: usize = 100;

@@ -32,10 +32,13 @@ pub struct Manifest {
 #[serde(default, deny_unknown_fields)]
 struct Asked {
     programs: Vec<AskedProgram>,
-    http: Vec<AskedOrigin>,
+    http: Vec<AskedServer>,
     sockets: Vec<AskedPath>,
     files: Vec<AskedPath>,
     loopback: Option<AskedPlain>,
+    messages: Option<AskedPlain>,
+    evm: Vec<AskedChain>,
+    transactions: Vec<AskedContract>,
 }
 
 // The reasons are for people who decide about grants; nothing is decided by them here, but none may be left out.
@@ -48,10 +51,49 @@ struct AskedProgram {
     reason: String,
 }
 
+/// A server by its origin, or the one that the operator names in a setting of the plugin, which holds a URL.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum AskedServer {
+    Origin { origin: String, reason: String },
+    Setting { setting: String, reason: String },
+}
+
+impl AskedServer {
+    /// As it is granted.
+    fn value(&self) -> String {
+        match self {
+            Self::Origin { origin, .. } => origin.clone(),
+            Self::Setting { setting, .. } => format!("{SETTING}{setting}"),
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Self::Origin { reason, .. } | Self::Setting { reason, .. } => reason,
+        }
+    }
+}
+
+/// How a server is granted that a setting names: `setting:url` is the one in the setting `url`.
+const SETTING: &str = "setting:";
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AskedOrigin {
-    origin: String,
+struct AskedChain {
+    chain: String,
+    /// A regular expression that a method's name matches as a whole. Without one, everything that reads.
+    methods: Option<String>,
+    reason: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct AskedContract {
+    chain: String,
+    to: String,
+    /// Decimal; none is none.
+    max_value_wei: Option<String>,
     reason: String,
 }
 
@@ -77,6 +119,9 @@ pub struct GrantList {
     pub sockets: Vec<PathBuf>,
     pub files: Vec<PathBuf>,
     pub loopback: bool,
+    pub messages: bool,
+    pub evm: Vec<String>,
+    pub transactions: Vec<String>,
 }
 
 impl GrantList {
@@ -84,6 +129,61 @@ impl GrantList {
     /// Something in it is none of its kind.
     pub(super) fn check(&self) -> Result<(), ManifestError> {
         Grants::of_list(self).map(drop)
+    }
+}
+
+/// What can be granted.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum GrantKind {
+    /// Running a program, by its name, or by its path where it is not on the PATH
+    Programs,
+    /// Exchanges with a server, by scheme, host and port; `setting:NAME` is the one that this setting of the plugin names
+    Http,
+    /// Connecting to a unix socket, by its path
+    Sockets,
+    /// Reading a file, or what is in a directory
+    Files,
+    /// Connecting to TCP ports of this machine; the value is `true`
+    Loopback,
+    /// Signing texts with the provider's key; the value is `true`
+    Messages,
+    /// Asking a chain, by its name
+    Evm,
+    /// Sending transactions with the provider's key: CHAIN:CONTRACT, or CHAIN:CONTRACT:WEI where each may carry so much money
+    Transactions,
+}
+
+impl GrantKind {
+    pub const ALL: [Self; 8] = [
+        Self::Programs,
+        Self::Http,
+        Self::Sockets,
+        Self::Files,
+        Self::Loopback,
+        Self::Messages,
+        Self::Evm,
+        Self::Transactions,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Programs => "programs",
+            Self::Http => "http",
+            Self::Sockets => "sockets",
+            Self::Files => "files",
+            Self::Loopback => "loopback",
+            Self::Messages => "messages",
+            Self::Evm => "evm",
+            Self::Transactions => "transactions",
+        }
+    }
+
+    /// Granted or not, without a choice in it.
+    pub fn is_plain(self) -> bool {
+        matches!(self, Self::Loopback | Self::Messages)
     }
 }
 
@@ -145,8 +245,7 @@ impl Pin {
 /// One thing that a plugin asks for, in words for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Ask {
-    /// As in the table of grants: `programs`, `http`, `sockets`, `files`, `loopback`.
-    pub kind: &'static str,
+    pub kind: GrantKind,
     pub value: String,
     pub reason: String,
 }
@@ -166,8 +265,14 @@ pub enum ManifestError {
     Origin(String),
     #[error("`{0}` is not an absolute path")]
     Path(PathBuf),
-    #[error("`{pattern}` is no regular expression for the arguments of {program}: {source}")]
-    Arguments { program: String, pattern: String, source: Box<regex::Error> },
+    #[error("`{pattern}` is no regular expression for the {what} of {of}: {source}")]
+    Pattern { what: &'static str, of: String, pattern: String, source: Box<regex::Error> },
+    #[error("`{0}` is no chain's name, which has lower-case letters, digits and dashes")]
+    Chain(String),
+    #[error(
+        "`{0}` names no contract: write CHAIN:0x… with 40 hex digits, and :WEI where it may carry money"
+    )]
+    Contract(String),
 }
 
 impl Manifest {
@@ -194,16 +299,23 @@ impl Manifest {
         let asked = &self.grants;
         let ask =
             |kind, value: String, reason: &str| Ask { kind, value, reason: reason.to_owned() };
+        let path = |asked: &AskedPath| asked.path.display().to_string();
         let mut asks: Vec<Ask> = Vec::new();
-        asks.extend(asked.programs.iter().map(|a| ask("programs", a.name.clone(), &a.reason)));
-        asks.extend(asked.http.iter().map(|a| ask("http", a.origin.clone(), &a.reason)));
         asks.extend(
-            asked.sockets.iter().map(|a| ask("sockets", a.path.display().to_string(), &a.reason)),
+            asked.programs.iter().map(|a| ask(GrantKind::Programs, a.name.clone(), &a.reason)),
         );
+        asks.extend(asked.http.iter().map(|a| ask(GrantKind::Http, a.value(), a.reason())));
+        asks.extend(asked.sockets.iter().map(|a| ask(GrantKind::Sockets, path(a), &a.reason)));
+        asks.extend(asked.files.iter().map(|a| ask(GrantKind::Files, path(a), &a.reason)));
+        asks.extend(asked.evm.iter().map(|a| ask(GrantKind::Evm, a.chain.clone(), &a.reason)));
         asks.extend(
-            asked.files.iter().map(|a| ask("files", a.path.display().to_string(), &a.reason)),
+            asked.transactions.iter().map(|a| ask(GrantKind::Transactions, a.value(), &a.reason)),
         );
-        asks.extend(asked.loopback.iter().map(|a| ask("loopback", "true".to_owned(), &a.reason)));
+        for (kind, plain) in
+            [(GrantKind::Loopback, &asked.loopback), (GrantKind::Messages, &asked.messages)]
+        {
+            asks.extend(plain.iter().map(|a| ask(kind, "true".to_owned(), &a.reason)));
+        }
         asks.sort();
         asks
     }
@@ -212,29 +324,88 @@ impl Manifest {
         let program = |asked: &AskedProgram| ProgramGrant::Named(asked.name.clone());
         GrantList {
             programs: self.grants.programs.iter().map(program).collect(),
-            http: self.grants.http.iter().map(|asked| asked.origin.clone()).collect(),
+            http: self.grants.http.iter().map(AskedServer::value).collect(),
             sockets: self.grants.sockets.iter().map(|asked| asked.path.clone()).collect(),
             files: self.grants.files.iter().map(|asked| asked.path.clone()).collect(),
             loopback: self.grants.loopback.is_some(),
+            messages: self.grants.messages.is_some(),
+            evm: self.grants.evm.iter().map(|asked| asked.chain.clone()).collect(),
+            transactions: self.grants.transactions.iter().map(AskedContract::value).collect(),
         }
     }
 
-    /// The patterns that the plugin binds itself to, by program.
+    /// The patterns for arguments that the plugin binds itself to, by program.
     fn argument_patterns(&self) -> Result<BTreeMap<String, Regex>, ManifestError> {
-        let patterns = self.grants.programs.iter().filter_map(|asked| {
-            let pattern = asked.arguments.as_ref()?;
-            let compiled = Regex::new(&format!("^(?:{pattern})$"));
-            Some(match compiled {
-                Ok(regex) => Ok((asked.name.clone(), regex)),
-                Err(source) => Err(ManifestError::Arguments {
-                    program: asked.name.clone(),
-                    pattern: pattern.clone(),
-                    source: Box::new(source),
-                }),
-            })
-        });
-        patterns.collect()
+        let programs = self.grants.programs.iter();
+        patterns("arguments", programs.map(|asked| (&asked.name, asked.arguments.as_ref())))
     }
+
+    /// The same for methods, by chain.
+    fn method_patterns(&self) -> Result<BTreeMap<String, Regex>, ManifestError> {
+        let chains = self.grants.evm.iter();
+        patterns("methods", chains.map(|asked| (&asked.chain, asked.methods.as_ref())))
+    }
+}
+
+fn patterns<'a>(
+    what: &'static str,
+    asked: impl Iterator<Item = (&'a String, Option<&'a String>)>,
+) -> Result<BTreeMap<String, Regex>, ManifestError> {
+    let compiled = asked.filter_map(|(of, pattern)| {
+        let pattern = pattern?;
+        Some(match Regex::new(&format!("^(?:{pattern})$")) {
+            Ok(regex) => Ok((of.clone(), regex)),
+            Err(source) => Err(ManifestError::Pattern {
+                what,
+                of: of.clone(),
+                pattern: pattern.clone(),
+                source: Box::new(source),
+            }),
+        })
+    });
+    compiled.collect()
+}
+
+impl AskedContract {
+    /// As it is granted.
+    fn value(&self) -> String {
+        match &self.max_value_wei {
+            Some(most) => format!("{}:{}:{most}", self.chain, self.to),
+            None => format!("{}:{}", self.chain, self.to),
+        }
+    }
+}
+
+/// A contract that may be sent transactions.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Contract {
+    chain: String,
+    /// 20 bytes as lower-case hex, without `0x`.
+    address: String,
+}
+
+impl Contract {
+    fn new(chain: &str, address: &str) -> Option<Self> {
+        let digits = address.strip_prefix("0x")?;
+        let is_address = digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_address && is_chain(chain))
+            .then(|| Self { chain: chain.to_owned(), address: digits.to_ascii_lowercase() })
+    }
+
+    /// With how many wei one transaction may carry.
+    fn granted(text: &str) -> Option<(Self, u128)> {
+        let (chain, rest) = text.split_once(':')?;
+        let (address, most) = match rest.split_once(':') {
+            Some((address, most)) => (address, most.parse().ok()?),
+            None => (rest, 0),
+        };
+        Some((Self::new(chain, address)?, most))
+    }
+}
+
+fn is_chain(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty() && name.bytes().all(allowed)
 }
 
 /// What one plugin may use. Every import asks here, and nothing else decides.
@@ -246,20 +417,27 @@ pub struct Grants {
     programs: BTreeMap<String, Option<Pin>>,
     arguments: BTreeMap<String, Regex>,
     origins: BTreeSet<String>,
+    /// Settings of the plugin that hold the URL of a server.
+    server_settings: BTreeSet<String>,
     sockets: BTreeSet<PathBuf>,
     files: BTreeSet<PathBuf>,
     loopback: bool,
+    messages: bool,
+    chains: BTreeSet<String>,
+    methods: BTreeMap<String, Regex>,
+    /// With how many wei one transaction may carry.
+    contracts: BTreeMap<Contract, u128>,
 }
 
 /// The plugin asked for something it was not granted.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{what} is not granted to the plugin {plugin}; to allow it: golem-provider plugin grant {plugin} {kind} {value}"
+    "{what} is not granted to the plugin {plugin}; to allow it: golem-provider plugin grant {plugin} {kind} {value}", kind = kind.as_str()
 )]
 pub struct Refused {
     what: String,
     plugin: String,
-    kind: &'static str,
+    kind: GrantKind,
     value: String,
 }
 
@@ -274,6 +452,7 @@ impl Grants {
         revoked: &GrantList,
     ) -> Result<Self, ManifestError> {
         let arguments = asked.argument_patterns()?;
+        let methods = asked.method_patterns()?;
         let asked = Self::of_list(&asked.asked())?;
         let mut reviewed = match reviewed {
             Some(reviewed) => Self::of_list(&reviewed.asked())?,
@@ -285,10 +464,15 @@ impl Grants {
         reviewed.sockets.retain(|path| !revoked.sockets.contains(path));
         reviewed.files.retain(|path| !revoked.files.contains(path));
         reviewed.loopback &= !revoked.loopback;
+        reviewed.messages &= !revoked.messages;
+        reviewed.server_settings.retain(|setting| !revoked.server_settings.contains(setting));
+        reviewed.chains.retain(|chain| !revoked.chains.contains(chain));
+        reviewed.contracts.retain(|contract, _| !revoked.contracts.contains_key(contract));
 
         let mut grants = Self::of_list(operator)?;
         grants.plugin = plugin.to_owned();
         grants.arguments = arguments;
+        grants.methods = methods;
         for name in asked.programs.keys().filter(|name| reviewed.programs.contains_key(*name)) {
             // What the operator pinned stays pinned.
             grants.programs.entry(name.clone()).or_default();
@@ -297,11 +481,44 @@ impl Grants {
         grants.sockets.extend(asked.sockets.intersection(&reviewed.sockets).cloned());
         grants.files.extend(asked.files.intersection(&reviewed.files).cloned());
         grants.loopback |= asked.loopback && reviewed.loopback;
+        grants.messages |= asked.messages && reviewed.messages;
+        let both = asked.server_settings.intersection(&reviewed.server_settings);
+        grants.server_settings.extend(both.cloned());
+        grants.chains.extend(asked.chains.intersection(&reviewed.chains).cloned());
+        for (contract, most_wei) in asked.contracts {
+            if let Some(reviewed_wei) = reviewed.contracts.get(&contract) {
+                let most_wei = most_wei.min(*reviewed_wei);
+                let granted = grants.contracts.entry(contract).or_default();
+                *granted = most_wei.max(*granted);
+            }
+        }
         Ok(grants)
     }
 
+    /// Adds the servers that the operator named in the plugin's settings, where the plugin may have those.
+    #[must_use]
+    pub fn with_settings(mut self, settings: &serde_json::Value) -> Self {
+        let named =
+            self.server_settings.iter().filter_map(|setting| settings.get(setting)?.as_str());
+        let origins = named.filter_map(|url| normal_origin(&Url::parse(url).ok()?));
+        self.origins.extend(origins.collect::<Vec<_>>());
+        self
+    }
+
     fn of_list(list: &GrantList) -> Result<Self, ManifestError> {
-        let mut grants = Self { loopback: list.loopback, ..Self::default() };
+        let mut grants =
+            Self { loopback: list.loopback, messages: list.messages, ..Self::default() };
+        for chain in &list.evm {
+            if !is_chain(chain) {
+                return Err(ManifestError::Chain(chain.clone()));
+            }
+            grants.chains.insert(chain.clone());
+        }
+        for text in &list.transactions {
+            let (contract, most_wei) =
+                Contract::granted(text).ok_or_else(|| ManifestError::Contract(text.clone()))?;
+            grants.contracts.insert(contract, most_wei);
+        }
         for program in &list.programs {
             let name = program.name();
             if name.is_empty() || name.contains('/') {
@@ -314,6 +531,10 @@ impl Grants {
             grants.programs.insert(name.to_owned(), pin);
         }
         for origin in &list.http {
+            if let Some(setting) = origin.strip_prefix(SETTING) {
+                grants.server_settings.insert(setting.to_owned());
+                continue;
+            }
             let normal = Url::parse(origin)
                 .ok()
                 .filter(|url| {
@@ -337,14 +558,24 @@ impl Grants {
     /// Those of `asks` that are not granted.
     pub fn missing(&self, asks: &[Ask]) -> Vec<Ask> {
         let missing = |ask: &&Ask| match ask.kind {
-            "programs" => !self.programs.contains_key(&ask.value),
-            "http" => {
+            GrantKind::Programs => !self.programs.contains_key(&ask.value),
+            GrantKind::Http => {
+                if let Some(setting) = ask.value.strip_prefix(SETTING) {
+                    return !self.server_settings.contains(setting);
+                }
                 let origin = Url::parse(&ask.value).ok().and_then(|url| normal_origin(&url));
                 !origin.is_some_and(|origin| self.origins.contains(&origin))
             }
-            "sockets" => !self.sockets.contains(Path::new(&ask.value)),
-            "files" => !self.files.contains(Path::new(&ask.value)),
-            _ => !self.loopback,
+            GrantKind::Sockets => !self.sockets.contains(Path::new(&ask.value)),
+            GrantKind::Files => !self.files.contains(Path::new(&ask.value)),
+            GrantKind::Loopback => !self.loopback,
+            GrantKind::Messages => !self.messages,
+            GrantKind::Evm => !self.chains.contains(&ask.value),
+            GrantKind::Transactions => {
+                Contract::granted(&ask.value).is_none_or(|(contract, most_wei)| {
+                    self.contracts.get(&contract).is_none_or(|granted| *granted < most_wei)
+                })
+            }
         };
         asks.iter().filter(missing).cloned().collect()
     }
@@ -355,11 +586,13 @@ impl Grants {
             Some(None) => Ok(None),
             Some(Some(pin)) => match pin.check() {
                 Ok(path) => Ok(Some(path.to_owned())),
-                Err(what) => {
-                    Err(self.refused(format!("running `{name}`: {what}; it"), "programs", name))
-                }
+                Err(what) => Err(self.refused(
+                    format!("running `{name}`: {what}; it"),
+                    GrantKind::Programs,
+                    name,
+                )),
             },
-            None => Err(self.refused(format!("running `{name}`"), "programs", name)),
+            None => Err(self.refused(format!("running `{name}`"), GrantKind::Programs, name)),
         }
     }
 
@@ -383,14 +616,14 @@ impl Grants {
     pub fn http(&self, url: &Url) -> Result<(), Refused> {
         let origin = normal_origin(url).unwrap_or_else(|| url.scheme().to_owned());
         self.require(self.origins.contains(&origin), || {
-            (format!("fetching from {origin}"), "http", origin.clone())
+            (format!("fetching from {origin}"), GrantKind::Http, origin.clone())
         })
     }
 
     pub fn socket(&self, path: &Path) -> Result<(), Refused> {
         self.require(self.sockets.contains(path), || {
             let path = path.display().to_string();
-            (format!("connecting to {path}"), "sockets", path)
+            (format!("connecting to {path}"), GrantKind::Sockets, path)
         })
     }
 
@@ -403,21 +636,58 @@ impl Grants {
         });
         self.require(covered, || {
             let path = path.display().to_string();
-            (format!("reading {path}"), "files", path)
+            (format!("reading {path}"), GrantKind::Files, path)
         })
     }
 
     pub fn loopback(&self) -> Result<(), Refused> {
         self.require(self.loopback, || {
             let what = "connecting to ports of this machine";
-            (what.to_owned(), "loopback", "true".to_owned())
+            (what.to_owned(), GrantKind::Loopback, "true".to_owned())
+        })
+    }
+
+    pub fn messages(&self) -> Result<(), Refused> {
+        self.require(self.messages, || {
+            let what = "signing with the provider's key";
+            (what.to_owned(), GrantKind::Messages, "true".to_owned())
+        })
+    }
+
+    /// May this be asked of the chain? Never anything that signs or sends: that has a way of its own.
+    pub fn evm(&self, chain: &str, method: &str) -> Result<(), EvmRefused> {
+        self.require(self.chains.contains(chain), || {
+            (format!("asking the chain {chain}"), GrantKind::Evm, chain.to_owned())
+        })?;
+        if !reads(method) {
+            return Err(EvmRefused::Method(format!(
+                "`{method}` does more than read, and is asked on nobody's behalf; to send a transaction there is `signer`"
+            )));
+        }
+        match self.methods.get(chain).filter(|pattern| !pattern.is_match(method)) {
+            None => Ok(()),
+            Some(pattern) => Err(EvmRefused::Method(format!(
+                "`{method}` does not fit the methods that the plugin's manifest says it uses: {pattern}"
+            ))),
+        }
+    }
+
+    /// May this be sent with the provider's key?
+    pub fn transaction(&self, chain: &str, to: &str, value_wei: u128) -> Result<(), Refused> {
+        let granted = Contract::new(chain, to).and_then(|contract| self.contracts.get(&contract));
+        self.require(granted.is_some_and(|most_wei| value_wei <= *most_wei), || {
+            let value = match value_wei {
+                0 => format!("{chain}:{to}"),
+                _ => format!("{chain}:{to}:{value_wei}"),
+            };
+            (format!("a transaction to {to} with {value_wei} wei"), GrantKind::Transactions, value)
         })
     }
 
     fn require(
         &self,
         granted: bool,
-        refusal: impl FnOnce() -> (String, &'static str, String),
+        refusal: impl FnOnce() -> (String, GrantKind, String),
     ) -> Result<(), Refused> {
         if granted {
             return Ok(());
@@ -426,9 +696,30 @@ impl Grants {
         Err(self.refused(what, kind, &value))
     }
 
-    fn refused(&self, what: String, kind: &'static str, value: &str) -> Refused {
+    fn refused(&self, what: String, kind: GrantKind, value: &str) -> Refused {
         Refused { what, plugin: self.plugin.clone(), kind, value: value.to_owned() }
     }
+}
+
+/// Something was asked of a chain that may not be.
+#[derive(Debug, thiserror::Error)]
+pub enum EvmRefused {
+    #[error(transparent)]
+    NotGranted(#[from] Refused),
+    #[error("{0}")]
+    Method(String),
+}
+
+/// Does a method of a node only read? Those that sign, send or change the node do not, whatever a node calls them.
+fn reads(method: &str) -> bool {
+    let Some((namespace, name)) = method.split_once('_') else { return false };
+    let acts = ["send", "sign", "submit", "accounts", "coinbase", "mining", "subscribe", "new"];
+    let changes_the_node =
+        ["personal", "admin", "miner", "debug", "engine", "clique", "hardhat", "anvil", "evm"];
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    plain(method)
+        && !changes_the_node.contains(&namespace)
+        && !acts.iter().any(|act| name.starts_with(act))
 }
 
 /// `scheme://host[:port]` with the usual port left out; absent for anything but HTTP.
@@ -540,10 +831,11 @@ mod tests {
         );
         assert!(grants.loopback().is_err());
         let missing = grants.missing(&manifest(ASKS_TWO).asks());
-        let missing: Vec<_> = missing.iter().map(|ask| (ask.kind, ask.value.as_str())).collect();
+        let missing: Vec<_> =
+            missing.iter().map(|ask| (ask.kind.as_str(), ask.value.as_str())).collect();
         assert_eq!(
             missing,
-            [("http", "https://images.example:443/"), ("loopback", "true"), ("programs", "rm")]
+            [("programs", "rm"), ("http", "https://images.example:443/"), ("loopback", "true")]
         );
         let revoked: GrantList = toml::from_str("programs = [\"qemu-img\"]").unwrap();
         let grants =
@@ -602,12 +894,87 @@ mod tests {
     }
 
     #[test]
+    fn a_server_in_a_setting_is_whatever_the_operator_named_there() {
+        let asked = manifest("[[grants.http]]\nsetting = \"url\"\nreason = \"the market\"");
+        let none = GrantList::default();
+        let settings =
+            serde_json::json!({ "url": "http://127.0.0.1:9001/x", "other": "http://b.example" });
+        let url = |text: &str| Url::parse(text).unwrap();
+        let grants = Grants::new("m", &asked, Some(&asked), &none, &none).unwrap();
+        assert!(grants.missing(&asked.asks()).is_empty());
+        assert!(grants.http(&url("http://127.0.0.1:9001/")).is_err(), "before settings are known");
+        let grants = grants.with_settings(&settings);
+        assert!(grants.http(&url("http://127.0.0.1:9001/api")).is_ok());
+        assert!(grants.http(&url("http://127.0.0.1:9002/api")).is_err());
+        assert!(grants.http(&url("http://b.example/")).is_err(), "another setting");
+        // A plugin that nobody reviewed needs the operator's word, and may have it.
+        let grants = Grants::new("m", &asked, None, &none, &none).unwrap().with_settings(&settings);
+        assert!(grants.http(&url("http://127.0.0.1:9001/")).is_err());
+        assert_eq!(grants.missing(&asked.asks())[0].value, "setting:url");
+        let operator: GrantList = toml::from_str("http = [\"setting:url\"]").unwrap();
+        let grants = Grants::new("m", &asked, None, &operator, &none).unwrap();
+        assert!(grants.with_settings(&settings).http(&url("http://127.0.0.1:9001/")).is_ok());
+    }
+
+    #[test]
+    fn a_plugin_reads_a_chain_as_it_said_and_never_signs_by_that_way() {
+        let asked = manifest(
+            "[[grants.evm]]\nchain = \"golem-base\"\nmethods = \"eth_.*|golembase_.*\"\nreason = \"listings\"",
+        );
+        let none = GrantList::default();
+        let grants = Grants::new("m", &asked, Some(&asked), &none, &none).unwrap();
+        assert!(grants.evm("golem-base", "golembase_queryEntities").is_ok());
+        assert!(grants.evm("golem-base", "eth_call").is_ok());
+        assert!(grants.evm("golem-base", "net_version").is_err(), "not in its manifest");
+        for acting in [
+            "eth_sendRawTransaction",
+            "eth_sign",
+            "eth_signTransaction",
+            "eth_accounts",
+            "eth\u{0}_call",
+        ] {
+            assert!(grants.evm("golem-base", acting).is_err(), "{acting}");
+        }
+        let refusal = grants.evm("payments", "eth_call").unwrap_err().to_string();
+        assert!(refusal.ends_with("golem-provider plugin grant m evm payments"), "{refusal}");
+        for method in ["personal_unlockAccount", "anvil_setBalance", "eth", "debug_traceCall"] {
+            assert!(!reads(method), "{method}");
+        }
+    }
+
+    #[test]
+    fn money_moves_only_to_a_granted_contract_and_no_more_than_granted() {
+        let to = "0x00000000000000000000000000000000000000Aa";
+        let asked = manifest(&format!(
+            "[[grants.transactions]]\nchain = \"payments\"\nto = \"{to}\"\nmax-value-wei = \"10\"\nreason = \"x\""
+        ));
+        let none = GrantList::default();
+        let reviewed = Grants::new("m", &asked, Some(&asked), &none, &none).unwrap();
+        assert!(reviewed.transaction("payments", &to.to_lowercase(), 10).is_ok());
+        assert!(reviewed.transaction("payments", to, 11).is_err());
+        assert!(reviewed.transaction("golem-base", to, 0).is_err());
+        let operator: GrantList =
+            toml::from_str(&format!("transactions = [\"payments:{to}\"]")).unwrap();
+        let foreign = Grants::new("m", &asked, None, &operator, &none).unwrap();
+        assert!(foreign.transaction("payments", to, 0).is_ok());
+        let refusal = foreign.transaction("payments", to, 1).unwrap_err().to_string();
+        assert!(refusal.ends_with(&format!("plugin grant m transactions payments:{to}:1")));
+        assert_eq!(foreign.missing(&asked.asks()).len(), 1, "ten wei were asked for, none granted");
+        let revoked = Grants::new("m", &asked, Some(&asked), &none, &operator).unwrap();
+        assert!(revoked.transaction("payments", to, 0).is_err());
+    }
+
+    #[test]
     fn grants_that_make_no_sense_are_refused_when_they_are_read() {
         for wrong in [
             "programs = [\"/bin/sh\"]",
             "http = [\"example.com\"]",
             "files = [\"relative\"]",
             "http = [\"ftp://example.com\"]",
+            "evm = [\"Some Chain\"]",
+            "transactions = [\"payments\"]",
+            "transactions = [\"payments:0x12\"]",
+            "transactions = [\"payments:0x00000000000000000000000000000000000000aa:-1\"]",
         ] {
             let operator: GrantList = toml::from_str(wrong).unwrap();
             let none = GrantList::default();

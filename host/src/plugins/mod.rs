@@ -1,9 +1,11 @@
 //! Everything that differs from operator to operator is a plugin; this is where they are loaded and called.
 //!
-//! Domain modules see a plugin only through the trait of its kind (here [`VmBackend`]). What implements it, a
+//! Domain modules see a plugin only through the trait of its kind ([`VmBackend`], [`Advertiser`]). What implements it, a
 //! WebAssembly component behind an engine, is nobody else's concern, and unit tests put an in-memory one in its place.
 //! Only this module knows wasmtime. It may call `store` for the plugins' durable state and read `settings`; it calls nothing further out.
 
+pub mod advertiser;
+mod advertiser_component;
 mod bindings;
 mod bundled;
 mod call;
@@ -12,12 +14,15 @@ mod component;
 mod configuration;
 pub mod conformance;
 pub mod engine;
+mod failure;
 pub mod harness;
 mod health;
 mod imports;
 pub mod installation;
+mod kind;
 mod limits;
 pub mod manifest;
+mod plugin;
 mod script;
 mod text;
 mod turns;
@@ -27,7 +32,10 @@ mod vm_component;
 #[cfg(test)]
 mod tests;
 
+pub use advertiser::Advertiser;
+pub use failure::{Failure, FailureKind};
 pub use health::Degraded;
-pub use imports::{StateError, StateStore};
+pub use imports::{Ethereum, StateError, StateStore, ethereum};
+pub use kind::Kind;
+pub use plugin::{Finding, Severity};
 pub use vm_backend::VmBackend;
-pub use vm_component::{Finding, Severity};

@@ -15,11 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::instrument::WithSubscriber;
 
 use super::{
-    catalog::{Catalog, CatalogConfig, PluginError},
+    catalog::{Catalog, CatalogConfig, Loaded, PluginError},
+    failure::{Failure, FailureKind},
     harness::MemoryState,
     health,
+    imports::ethereum::NoEthereum,
     limits::{self, CallLimits},
-    vm_backend::{BackendError, BackendErrorKind, Instance, VmBackend},
+    vm_backend::{Instance, VmBackend},
 };
 use crate::telemetry::testing::Lines;
 
@@ -56,7 +58,8 @@ fn bench_with_cache(cache: Option<PathBuf>) -> Bench {
         cache_dir: cache.unwrap_or_else(|| directory.path().join("cache")),
         settings: BTreeMap::new(),
     };
-    let catalog = Catalog::new(config, Arc::new(MemoryState::default())).unwrap();
+    let catalog =
+        Catalog::new(config, Arc::new(MemoryState::default()), Arc::new(NoEthereum)).unwrap();
     Bench { directory, catalog }
 }
 
@@ -86,17 +89,20 @@ impl Bench {
     }
 
     async fn load(&self) -> Arc<dyn VmBackend> {
-        self.catalog.load_vm_backend("misbehaving").await.unwrap().backend
+        match self.catalog.load_named("misbehaving").await.unwrap().plugin {
+            Loaded::VmBackend(backend) => backend,
+            Loaded::Advertiser(_) => panic!("it is a backend"),
+        }
     }
 
     /// Why a plugin of this name and content is not loaded.
     async fn load_error(&self, name: &str, component: &[u8]) -> String {
         std::fs::write(self.plugin_file(&format!("{name}.wasm")), component).unwrap();
-        self.catalog.load_vm_backend(name).await.err().unwrap().to_string()
+        self.catalog.load_named(name).await.err().unwrap().to_string()
     }
 
     /// What a request fails with, while the plugin works on.
-    async fn refusal(&self, request: &str) -> BackendError {
+    async fn refusal(&self, request: &str) -> Failure {
         let backend = self.load().await;
         let error = ask(&backend, request).await.unwrap_err();
         ask(&backend, "well").await.expect("the plugin works on after a refusal");
@@ -104,11 +110,11 @@ impl Bench {
     }
 }
 
-async fn ask(backend: &Arc<dyn VmBackend>, request: &str) -> Result<Instance, BackendError> {
+async fn ask(backend: &Arc<dyn VmBackend>, request: &str) -> Result<Instance, Failure> {
     backend.inspect(request).await
 }
 
-async fn refusal(request: &str) -> BackendError {
+async fn refusal(request: &str) -> Failure {
     bench().refusal(request).await
 }
 
@@ -129,7 +135,7 @@ async fn log_of<T>(work: impl Future<Output = T>) -> (T, String) {
 #[tokio::test]
 async fn a_panic_costs_its_own_call_and_its_message_reaches_the_operator() {
     let error = refusal("panic").await;
-    assert_eq!(error.kind, BackendErrorKind::Internal);
+    assert_eq!(error.kind, FailureKind::Internal);
     assert!(error.message.contains("`inspect` of the VM backend misbehaving failed"), "{error}");
     assert!(error.message.contains("the disk of panic is on fire"), "{error}");
     let error = refusal("long-panic").await;
@@ -150,19 +156,19 @@ async fn the_operator_reads_which_call_of_which_plugin_failed_why_and_what_to_do
 #[tokio::test]
 async fn a_trap_costs_its_own_call() {
     let error = refusal("trap").await;
-    assert_eq!(error.kind, BackendErrorKind::Internal);
+    assert_eq!(error.kind, FailureKind::Internal);
     assert!(error.message.contains("unreachable"), "{error}");
 }
 
 #[tokio::test]
 async fn an_overflowing_stack_costs_its_own_call() {
-    assert_eq!(refusal("overflow").await.kind, BackendErrorKind::Internal);
+    assert_eq!(refusal("overflow").await.kind, FailureKind::Internal);
 }
 
 #[tokio::test]
 async fn a_plugin_that_allocates_without_end_is_stopped_at_the_ceiling() {
     let error = refusal("allocate").await;
-    assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+    assert_eq!(error.kind, FailureKind::ResourceExhausted);
     assert!(error.message.contains("bytes of memory, which is more than the 128 MiB"), "{error}");
 }
 
@@ -174,7 +180,7 @@ async fn the_calls_of_a_plugin_have_a_share_of_memory_together_and_give_it_back(
     let refused: Vec<_> = calls.into_iter().filter_map(Result::err).collect();
     assert!((1..8).contains(&refused.len()), "{refused:?}");
     for error in refused {
-        assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+        assert_eq!(error.kind, FailureKind::ResourceExhausted);
         assert!(error.message.contains("together would have more than the 512 MiB"), "{error}");
     }
     ask(&backend, "hold-memory").await.unwrap();
@@ -184,13 +190,13 @@ async fn the_calls_of_a_plugin_have_a_share_of_memory_together_and_give_it_back(
 async fn what_a_guest_hands_over_at_once_is_bounded() {
     for request in ["megabytes", "write-megabytes"] {
         let error = refusal(request).await;
-        assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+        assert_eq!(error.kind, FailureKind::ResourceExhausted);
         assert!(error.message.contains("it handed over more than 8 MiB at once"), "{error}");
     }
     let bench = bench().with("[settings]\ninspect-all = \"million\"\n");
     let error = bench.load().await.inspect_all().await.unwrap_err();
     assert!(error.message.contains("`inspect-all` of the VM backend misbehaving"), "{error}");
-    assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+    assert_eq!(error.kind, FailureKind::ResourceExhausted);
 }
 
 #[tokio::test]
@@ -237,7 +243,7 @@ async fn a_plugin_that_loops_is_stopped_while_others_are_served() {
         served += 1;
     }
     let error = looping.await.unwrap().unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::DeadlineExceeded);
+    assert_eq!(error.kind, FailureKind::DeadlineExceeded);
     assert!(error.message.contains("computed for more than"), "{error}");
     assert!(served > 10, "only {served} calls were served beside the loop");
 }
@@ -280,7 +286,7 @@ async fn calls_that_never_end_leave_the_other_tasks_their_time() {
     }
     assert!(longest < Duration::from_secs(1), "a task had to wait for {longest:?}");
     for call in loops {
-        assert_eq!(call.await.unwrap().unwrap_err().kind, BackendErrorKind::DeadlineExceeded);
+        assert_eq!(call.await.unwrap().unwrap_err().kind, FailureKind::DeadlineExceeded);
     }
 }
 
@@ -291,7 +297,7 @@ async fn a_call_that_waits_for_ever_is_given_up() {
     let _listener = std::os::unix::net::UnixListener::bind(bench.own("own.sock")).unwrap();
     for request in ["sleep", "silent-server", "deaf-server"] {
         let error = ask(&backend, request).await.unwrap_err();
-        assert_eq!(error.kind, BackendErrorKind::DeadlineExceeded, "{request}");
+        assert_eq!(error.kind, FailureKind::DeadlineExceeded, "{request}");
         assert_eq!(
             error.message,
             "`inspect` of the VM backend misbehaving failed: it took longer than 0.4 s and was given up",
@@ -304,7 +310,7 @@ async fn a_call_that_waits_for_ever_is_given_up() {
 async fn a_program_that_never_ends_is_killed_with_its_call() {
     let bench = bench().with("[grants]\nprograms = [\"sh\"]\n").hurried(Duration::from_millis(600));
     let error = bench.refusal("endless-program").await;
-    assert_eq!(error.kind, BackendErrorKind::DeadlineExceeded);
+    assert_eq!(error.kind, FailureKind::DeadlineExceeded);
     for _ in 0..100 {
         if !runs_in(&bench.own("")) {
             return;
@@ -336,7 +342,7 @@ async fn calls_beyond_those_that_a_plugin_may_have_are_told_why_they_never_began
     });
     tokio::task::yield_now().await;
     let error = backend.limits().await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::Unavailable);
+    assert_eq!(error.kind, FailureKind::Unavailable);
     assert_eq!(
         error.message,
         "`limits` of the VM backend misbehaving failed: it could not begin within 2 s, because 64 calls of it were under way"
@@ -355,7 +361,7 @@ async fn connections_that_are_never_closed_are_bounded_and_closed_with_the_call(
     let before = open();
     for _ in 0..20 {
         let error = ask(&backend, "hoard-connections").await.unwrap_err();
-        assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+        assert_eq!(error.kind, FailureKind::ResourceExhausted);
         assert!(error.message.contains("32 connections open already"), "{error}");
     }
     // Other tests of this program open files at the same time.
@@ -366,16 +372,16 @@ async fn connections_that_are_never_closed_are_bounded_and_closed_with_the_call(
 async fn programs_that_a_call_leaves_running_are_bounded() {
     let bench = bench().with("[grants]\nprograms = [\"sh\"]\n");
     let error = bench.refusal("spawn").await;
-    assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+    assert_eq!(error.kind, FailureKind::ResourceExhausted);
     assert!(error.message.contains("left 16 programs running"), "{error}");
 }
 
 #[tokio::test]
 async fn what_a_plugin_stores_in_the_database_is_bounded() {
     let error = refusal("fill-state").await;
-    assert_eq!(error.kind, BackendErrorKind::ResourceExhausted);
+    assert_eq!(error.kind, FailureKind::ResourceExhausted);
     assert!(error.message.contains("misbehaving keeps 16 MiB"), "{error}");
-    assert_eq!(refusal("big-value").await.kind, BackendErrorKind::InvalidArgument);
+    assert_eq!(refusal("big-value").await.kind, FailureKind::InvalidArgument);
 }
 
 #[tokio::test]
@@ -436,10 +442,10 @@ async fn a_plugin_that_fails_too_often_is_degraded_and_no_longer_called_for_a_wh
     let backend = bench.load().await;
     for _ in 0..health::FAILURES_IN_A_ROW {
         assert!(backend.degraded().is_empty());
-        assert_eq!(ask(&backend, "trap").await.unwrap_err().kind, BackendErrorKind::Internal);
+        assert_eq!(ask(&backend, "trap").await.unwrap_err().kind, FailureKind::Internal);
     }
     let error = ask(&backend, "well").await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::Unavailable);
+    assert_eq!(error.kind, FailureKind::Unavailable);
     assert!(error.message.contains("`inspect` has failed 10 times in a row"), "{error}");
     let degraded = backend.degraded();
     assert_eq!((degraded.len(), degraded[0].function.as_str()), (1, "inspect"));
@@ -454,14 +460,14 @@ async fn a_plugin_that_fails_too_often_is_degraded_and_no_longer_called_for_a_wh
 #[tokio::test]
 async fn a_program_that_was_not_granted_is_refused_with_the_way_to_grant_it() {
     let error = refusal("program").await;
-    assert_eq!(error.kind, BackendErrorKind::PermissionDenied);
+    assert_eq!(error.kind, FailureKind::PermissionDenied);
     assert!(
         error.message.contains("golem-provider plugin grant misbehaving programs sh"),
         "{error}"
     );
-    assert_eq!(refusal("other-program").await.kind, BackendErrorKind::PermissionDenied);
+    assert_eq!(refusal("other-program").await.kind, FailureKind::PermissionDenied);
     let error = refusal("program-with-long-name").await;
-    assert_eq!(error.kind, BackendErrorKind::PermissionDenied);
+    assert_eq!(error.kind, FailureKind::PermissionDenied);
     assert!(error.message.len() < 5000);
 }
 
@@ -475,7 +481,7 @@ async fn no_path_leads_out_of_the_plugins_directory() {
     std::os::unix::fs::symlink(outside.path(), bench.own("directory-link")).unwrap();
     for request in ["dotdot", "absolute", "rename-out", "download-out"] {
         let error = ask(&backend, request).await.unwrap_err();
-        assert_eq!(error.kind, BackendErrorKind::InvalidArgument, "{request}: {error}");
+        assert_eq!(error.kind, FailureKind::InvalidArgument, "{request}: {error}");
         assert!(error.message.contains("leads out of the plugin's directory"), "{error}");
     }
     for request in [
@@ -492,7 +498,7 @@ async fn no_path_leads_out_of_the_plugins_directory() {
     let left: Vec<_> =
         outside.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["kept"]);
-    assert_eq!(ask(&backend, "import").await.unwrap_err().kind, BackendErrorKind::PermissionDenied);
+    assert_eq!(ask(&backend, "import").await.unwrap_err().kind, FailureKind::PermissionDenied);
 }
 
 /// A link that is put in a path's place between the look at it and its use leads nowhere.
@@ -530,7 +536,7 @@ async fn a_path_that_changes_all_the_time_never_leads_out() {
 async fn directories_cannot_be_put_into_each_other_without_end() {
     for request in ["deep-directories", "deeper-directories"] {
         let error = refusal(request).await;
-        assert_eq!(error.kind, BackendErrorKind::InvalidArgument, "{error}");
+        assert_eq!(error.kind, FailureKind::InvalidArgument, "{error}");
         assert!(error.message.contains("64"), "{error}");
     }
 }
@@ -583,7 +589,7 @@ async fn no_redirect_leads_where_a_plugin_was_not_granted_to_go() {
         let (granted, _, _serving) = http_server(redirect_to(&target)).await;
         let bench = bench().with(&format!("[grants]\nhttp = [\"http://{granted}\"]\n"));
         let error = bench.refusal(&format!("fetch http://{granted}/")).await;
-        assert_eq!(error.kind, BackendErrorKind::PermissionDenied, "{target}: {error}");
+        assert_eq!(error.kind, FailureKind::PermissionDenied, "{target}: {error}");
         let origin = target.split('/').take(3).collect::<Vec<_>>().join("/");
         assert!(
             error.message.starts_with(&format!(
@@ -601,7 +607,7 @@ async fn a_granted_name_does_not_lead_to_this_machine_and_a_granted_address_does
     let by_name = format!("http://localhost:{}", server.port());
     let bench = bench().with(&format!("[grants]\nhttp = [\"{by_name}\", \"http://{server}\"]\n"));
     let error = bench.refusal(&format!("fetch {by_name}/")).await;
-    assert_eq!(error.kind, BackendErrorKind::Unavailable);
+    assert_eq!(error.kind, FailureKind::Unavailable);
     assert!(
         error.message.contains("localhost is an address of this machine or its local network; to allow it, grant it by its address"),
         "{error}"
@@ -615,23 +621,20 @@ async fn a_granted_name_does_not_lead_to_this_machine_and_a_granted_address_does
 async fn a_request_with_tens_of_thousands_of_headers_is_refused() {
     let bench = bench().with("[grants]\nhttp = [\"http://127.0.0.1:1\"]\n");
     let error = bench.refusal("many-headers").await;
-    assert_eq!(error.kind, BackendErrorKind::InvalidArgument);
+    assert_eq!(error.kind, FailureKind::InvalidArgument);
     assert!(error.message.contains("at most 100 headers, this one 40000"), "{error}");
 }
 
 #[tokio::test]
 async fn servers_of_the_machine_are_out_of_reach_without_a_grant() {
     let error = refusal("loopback").await;
-    assert_eq!(error.kind, BackendErrorKind::PermissionDenied);
+    assert_eq!(error.kind, FailureKind::PermissionDenied);
     assert!(
         error.message.contains("golem-provider plugin grant misbehaving loopback true"),
         "{error}"
     );
     let socket = refusal("socket").await.kind;
-    assert!(
-        matches!(socket, BackendErrorKind::PermissionDenied | BackendErrorKind::NotFound),
-        "{socket:?}"
-    );
+    assert!(matches!(socket, FailureKind::PermissionDenied | FailureKind::NotFound), "{socket:?}");
 }
 
 #[tokio::test]
@@ -648,7 +651,7 @@ async fn a_granted_file_is_imported_only_with_the_right_checksum() {
     let file = bench.directory.path().join("plugins/misbehaving.toml");
     std::fs::write(file, "[grants]\nfiles = [\"/etc/passwd\"]\n").unwrap();
     let error = ask(&bench.load().await, "import").await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::Internal);
+    assert_eq!(error.kind, FailureKind::Internal);
     assert!(error.message.contains("its SHA-256 is "), "{error}");
     let own = bench.directory.path().join("vms/misbehaving");
     assert_eq!(std::fs::read_dir(own).unwrap().count(), 0, "something of it was left behind");
@@ -661,9 +664,9 @@ async fn what_is_no_component_is_refused_with_its_place() {
     let bench = bench();
     let file = bench.directory.path().join("plugins/garbage.wasm");
     std::fs::write(&file, "no wasm").unwrap();
-    let error = bench.catalog.load_vm_backend("garbage").await.err().unwrap();
+    let error = bench.catalog.load_named("garbage").await.err().unwrap();
     assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
-    let error = bench.catalog.load_vm_backend("absent").await.err().unwrap();
+    let error = bench.catalog.load_named("absent").await.err().unwrap();
     assert!(error.to_string().contains("known are qemu, garbage, misbehaving"), "{error}");
 }
 
@@ -682,7 +685,7 @@ async fn a_component_for_a_newer_contract_is_refused_with_both_versions() {
     }
     assert!(changed > 0);
     std::fs::write(bench.directory.path().join("plugins/newer.wasm"), bytes).unwrap();
-    let error = bench.catalog.load_vm_backend("newer").await.err().unwrap().to_string();
+    let error = bench.catalog.load_named("newer").await.err().unwrap().to_string();
     assert!(
         error.contains("golem:provider@9.1.0") && error.contains("golem:provider@0.1.0"),
         "{error}"
@@ -694,7 +697,7 @@ async fn a_file_under_another_name_than_the_plugins_own_is_refused() {
     let bench = bench();
     let plugins = bench.directory.path().join("plugins");
     std::fs::copy(plugins.join("misbehaving.wasm"), plugins.join("qemu.wasm")).unwrap();
-    let error = bench.catalog.load_vm_backend("qemu").await.err().unwrap();
+    let error = bench.catalog.load_named("qemu").await.err().unwrap();
     assert!(
         matches!(&error, PluginError::OtherName { found, .. } if found == "misbehaving"),
         "{error}"
@@ -751,7 +754,7 @@ async fn a_component_that_is_larger_than_any_is_refused_without_being_read() {
     let file = bench.plugin_file("huge.wasm");
     let sparse = std::fs::File::create(&file).unwrap();
     sparse.set_len(1 << 40).unwrap();
-    let error = bench.catalog.load_vm_backend("huge").await.err().unwrap();
+    let error = bench.catalog.load_named("huge").await.err().unwrap();
     assert!(matches!(error, PluginError::TooLarge { .. }));
     assert_eq!(
         error.to_string(),
@@ -816,7 +819,7 @@ async fn a_plugin_that_hangs_while_it_is_loaded_is_given_up_with_its_name() {
         let bench = bench()
             .with(&format!("[settings]\n{call} = \"{deed}\"\n"))
             .hurried(Duration::from_millis(400));
-        let error = bench.catalog.load_vm_backend("misbehaving").await.err().unwrap();
+        let error = bench.catalog.load_named("misbehaving").await.err().unwrap();
         assert!(matches!(error, PluginError::Silent { .. }));
         let error = error.to_string();
         assert!(error.starts_with("the plugin misbehaving does not answer: "), "{error}");
@@ -835,7 +838,7 @@ async fn a_plugin_that_describes_itself_without_end_is_refused() {
         ("probe", "many-findings", "answered 2000 findings, of which 1000 are taken"),
     ] {
         let bench = bench().with(&format!("[settings]\n{call} = \"{deed}\"\n"));
-        let loaded = bench.catalog.load_vm_backend("misbehaving").await;
+        let loaded = bench.catalog.load_named("misbehaving").await;
         let error = loaded.err().unwrap_or_else(|| panic!("{deed} was taken")).to_string();
         assert!(error.contains("misbehaving") && error.contains(why), "{deed}: {error}");
         assert!(error.len() < 6000, "{deed}");

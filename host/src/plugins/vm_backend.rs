@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::health::Degraded;
+use super::{failure::Failure, health::Degraded};
 
 /// Makes and runs virtual machines.
 ///
@@ -24,39 +24,38 @@ pub trait VmBackend: Send + Sync + 'static {
     }
 
     /// What `create` accepts now.
-    async fn images(&self) -> Result<Vec<Image>, BackendError>;
+    async fn images(&self) -> Result<Vec<Image>, Failure>;
 
     /// How boots have to be rationed on this machine.
-    async fn limits(&self) -> Result<BootLimits, BackendError>;
+    async fn limits(&self) -> Result<BootLimits, Failure>;
 
     /// Makes the machine and starts it, without waiting for it to boot. May take minutes when an image has to be fetched.
     async fn create(
         &self,
         spec: &InstanceSpec,
         progress: ProgressSink,
-    ) -> Result<Instance, BackendError>;
+    ) -> Result<Instance, Failure>;
 
     /// Starts a stopped machine, without waiting for it to boot.
-    async fn start(&self, id: &str, progress: ProgressSink) -> Result<Instance, BackendError>;
+    async fn start(&self, id: &str, progress: ProgressSink) -> Result<Instance, Failure>;
 
     /// Waits until SSH answers in the machine.
-    async fn await_ready(&self, id: &str, progress: ProgressSink)
-    -> Result<Instance, BackendError>;
+    async fn await_ready(&self, id: &str, progress: ProgressSink) -> Result<Instance, Failure>;
 
     /// Shuts down within `grace`, else switches off.
-    async fn stop(&self, id: &str, grace: Duration) -> Result<Instance, BackendError>;
+    async fn stop(&self, id: &str, grace: Duration) -> Result<Instance, Failure>;
 
     /// Removes everything that was made for the machine. Unknown ids are a success.
-    async fn delete(&self, id: &str) -> Result<(), BackendError>;
+    async fn delete(&self, id: &str) -> Result<(), Failure>;
 
     /// What the machine is doing.
-    async fn inspect(&self, id: &str) -> Result<Instance, BackendError>;
+    async fn inspect(&self, id: &str) -> Result<Instance, Failure>;
 
     /// Everything this backend made and has not deleted.
-    async fn inspect_all(&self) -> Result<Vec<Instance>, BackendError>;
+    async fn inspect_all(&self) -> Result<Vec<Instance>, Failure>;
 
     /// Lets one more key log in as root.
-    async fn add_ssh_key(&self, id: &str, key: &str) -> Result<(), BackendError>;
+    async fn add_ssh_key(&self, id: &str, key: &str) -> Result<(), Failure>;
 }
 
 /// Where a call says how far it has come. Cheap to call; never blocks.
@@ -132,52 +131,5 @@ impl PowerState {
             Self::Stopped => "stopped",
             Self::Crashed => "crashed",
         }
-    }
-}
-
-/// Why a backend could not do what was asked, with a message for people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct BackendError {
-    pub kind: BackendErrorKind,
-    pub message: String,
-}
-
-/// The variants of `types.error` in `wit/types.wit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendErrorKind {
-    NotFound,
-    AlreadyExists,
-    InvalidArgument,
-    FailedPrecondition,
-    ResourceExhausted,
-    Unavailable,
-    DeadlineExceeded,
-    PermissionDenied,
-    Unsupported,
-    Internal,
-}
-
-impl BackendErrorKind {
-    /// As the contract calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NotFound => "not-found",
-            Self::AlreadyExists => "already-exists",
-            Self::InvalidArgument => "invalid-argument",
-            Self::FailedPrecondition => "failed-precondition",
-            Self::ResourceExhausted => "resource-exhausted",
-            Self::Unavailable => "unavailable",
-            Self::DeadlineExceeded => "deadline-exceeded",
-            Self::PermissionDenied => "permission-denied",
-            Self::Unsupported => "unsupported",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-impl BackendError {
-    pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
     }
 }

@@ -162,14 +162,14 @@ keys! {
     #[later] SKIP_PORT_VERIFICATION: bool = false, parse::flag, "do not ask others whether the ports can be reached";
     #[later] PORT_CHECK_SERVERS: Vec<String> = vec!["https://ports1.golem.network".into(), "https://ports2.golem.network".into()],
         parse::http_urls, "servers that check ports from outside";
-    #[later] NETWORK: String = "mainnet".into(), parse::network, "mainnet, testnet or development";
-    #[later] PAYMENTS_NETWORK: String = "l2.holesky".into(), parse::text, "name of the chain that is paid on";
-    #[later] ADVERTISER_TYPE: String = "golem_base".into(), parse::advertiser, "golem_base, discovery_server or both";
-    #[later] DISCOVERY_URL: String = "http://discovery.golem.network:9001".into(), parse::http_url, "discovery server";
-    #[later] ADVERTISEMENT_INTERVAL: u64 = 240, parse::whole::<u64, 1, 86400>, "seconds between advertisements";
-    #[later] DISCOVERY_ADVERTISEMENT_INTERVAL: u64 = 240, parse::whole::<u64, 1, 86400>, "the same, discovery server alone";
-    #[later] GOLEM_BASE_ADVERTISEMENT_INTERVAL: u64 = 3600, parse::whole::<u64, 1, 2_592_000>, "the same, Golem Base alone";
-    #[later] GOLEM_BASE_RPC_URL: String, parse::http_url, "JSON-RPC of Golem Base";
+    NETWORK: String = "mainnet".into(), parse::network, "mainnet, testnet or development";
+    PAYMENTS_NETWORK: String = "l2.holesky".into(), parse::text, "name of the chain that is paid on";
+    ADVERTISER_TYPE: Vec<String>, parse::advertisers, "golem_base, discovery_server, both, or a list of plugins (default: those with a URL)";
+    DISCOVERY_URL: String = "http://discovery.golem.network:9001".into(), parse::http_url, "discovery server";
+    ADVERTISEMENT_INTERVAL: u64 = 240, parse::whole::<u64, 1, 86400>, "seconds between advertisements";
+    DISCOVERY_ADVERTISEMENT_INTERVAL: u64 = 240, parse::whole::<u64, 1, 86400>, "the same, discovery server alone";
+    GOLEM_BASE_ADVERTISEMENT_INTERVAL: u64 = 3600, parse::whole::<u64, 1, 2_592_000>, "the same, Golem Base alone";
+    #[secret] GOLEM_BASE_RPC_URL: Vec<String>, parse::http_urls, "JSON-RPC of Golem Base; several are asked in turn";
     #[later] GOLEM_BASE_WS_URL: String, parse::ws_url, "WebSocket of Golem Base";
 
     PRICE_USD_PER_CORE_MONTH: f64 = 5.0, parse::amount, "price of a core in USD a month";
@@ -179,8 +179,8 @@ keys! {
     #[later] COINGECKO_IDS: Vec<String> = vec!["golem".into(), "golem-network-tokens".into()], parse::list, "names of GLM there";
     #[later] PRICING_UPDATE_ENABLED: bool = true, parse::flag, "follow the price of GLM";
     #[later] PRICING_UPDATE_MIN_DELTA_PERCENT: f64 = 1.0, parse::amount, "changes smaller than this are not advertised";
-    #[later] PRICING_UPDATE_INTERVAL_DISCOVERY: u64 = 900, parse::whole::<u64, 1, 2_592_000>, "seconds between price updates";
-    #[later] PRICING_UPDATE_INTERVAL_GOLEM_BASE: u64 = 14400, parse::whole::<u64, 1, 2_592_000>, "the same for Golem Base";
+    PRICING_UPDATE_INTERVAL_DISCOVERY: u64 = 900, parse::whole::<u64, 1, 2_592_000>, "seconds between price updates";
+    PRICING_UPDATE_INTERVAL_GOLEM_BASE: u64 = 14400, parse::whole::<u64, 1, 2_592_000>, "the same for Golem Base";
 
     #[later] #[secret] POLYGON_RPC_URL: String, parse::http_url, "JSON-RPC of the chain that is paid on";
     #[later] STREAM_PAYMENT_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the payment streams; zero for none";

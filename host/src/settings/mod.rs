@@ -20,7 +20,7 @@ mod sources;
 mod write;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     ops::Range,
     path::PathBuf,
@@ -56,6 +56,9 @@ pub struct Settings {
     pub vms: VmSettings,
     pub resources: ResourceSettings,
     pub pricing: PricingSettings,
+    pub discovery: DiscoverySettings,
+    /// Servers to ask, by the name of the chain: `golem-base`, `payments`. A chain without one is not there.
+    pub chains: BTreeMap<String, Vec<Secret>>,
     pub log: LogSettings,
     /// What was set as `GOLEM_PROVIDER_PLUGIN_<NAME>_<KEY>`: by plugin name, then by key (lower case, `-` for `_`), untouched.
     pub plugins: BTreeMap<String, BTreeMap<String, String>>,
@@ -159,6 +162,16 @@ pub struct PricingSettings {
     pub usd_per_core_month: f64,
     pub usd_per_gb_ram_month: f64,
     pub usd_per_gb_storage_month: f64,
+}
+
+#[derive(Debug, Clone)]
+pub struct DiscoverySettings {
+    /// Plugins that list this provider.
+    pub advertisers: BTreeSet<String>,
+    /// What requestors filter by: `mainnet`, `testnet` or `development`.
+    pub network: String,
+    /// The chain that is paid on, as requestors call it.
+    pub payments_network: String,
 }
 
 #[derive(Debug, Clone)]

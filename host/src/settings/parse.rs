@@ -212,8 +212,20 @@ pub fn network(text: &str) -> Parsed<String> {
     word(text, &["mainnet", "testnet", "development"])
 }
 
-pub fn advertiser(text: &str) -> Parsed<String> {
-    word(text, &["golem_base", "discovery_server", "both"])
+/// Names of plugins, of which two have other names in old files.
+pub fn advertisers(text: &str) -> Parsed<Vec<String>> {
+    let named = |name: &String| -> Parsed<Vec<String>> {
+        Ok(match name.as_str() {
+            "golem_base" => vec!["golem-base".into()],
+            "discovery_server" => vec!["discovery-server".into()],
+            "both" => vec!["discovery-server".into(), "golem-base".into()],
+            name => vec![plugin_name(name).map_err(|_| {
+                "golem_base, discovery_server, both, or a list of plugins' names".to_owned()
+            })?],
+        })
+    };
+    let names: Vec<Vec<String>> = list(text)?.iter().map(named).collect::<Result<_, _>>()?;
+    Ok(names.concat())
 }
 
 /// The name of a plugin.

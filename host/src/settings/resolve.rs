@@ -3,17 +3,17 @@
 //! All problems are collected before anything is decided, so that an operator mends a file once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Component, Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    ApiSettings, EffectiveKey, Environment, IdentitySettings, LogSettings, Overrides, PortSettings,
-    PricingSettings, PublicIp, ResourceSettings, Settings, SettingsError, VmSettings,
-    WalletSettings,
-    keys::{self, AnyKey, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
+    ApiSettings, DiscoverySettings, EffectiveKey, Environment, IdentitySettings, LogSettings,
+    Overrides, PortSettings, PricingSettings, PublicIp, ResourceSettings, Secret, Settings,
+    SettingsError, VmSettings, WalletSettings,
+    keys::{self, AnyKey, Description, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
     parse::Show,
     public_ip,
     secret::HIDDEN,
@@ -144,7 +144,9 @@ fn contradictions(sources: &Sources) -> Vec<String> {
 
 /// Plugin and key of a plugin's setting.
 fn plugin_key(name: &str) -> Option<(String, String)> {
-    let (plugin, key) = name.strip_prefix(PLUGIN_PREFIX)?.split_once('_')?;
+    let rest = name.strip_prefix(PLUGIN_PREFIX)?;
+    // Two of them end a name that has one in it.
+    let (plugin, key) = rest.split_once("__").or_else(|| rest.split_once('_'))?;
     let fits = |part: &str| {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
@@ -254,6 +256,12 @@ fn build(
             usd_per_gb_ram_month: value(sources, &keys::PRICE_USD_PER_GB_RAM_MONTH),
             usd_per_gb_storage_month: value(sources, &keys::PRICE_USD_PER_GB_STORAGE_MONTH),
         },
+        discovery: DiscoverySettings {
+            advertisers: advertisers(sources),
+            network: value(sources, &keys::NETWORK),
+            payments_network: value(sources, &keys::PAYMENTS_NETWORK),
+        },
+        chains: chains(sources),
         log: LogSettings {
             format: value(sources, &keys::LOG_FORMAT),
             filter: value(sources, &keys::LOG),
@@ -318,10 +326,50 @@ fn other_warnings(sources: &Sources, max_vms: u32, ports: usize) -> Vec<String> 
     warnings
 }
 
+/// Keys of the provider that are settings of a plugin, under the plugin's name with `_` for `-`. A later one of the same
+/// setting wins.
+static INHERITED: &[(Description, &str, &str)] = &[
+    (keys::MULTIPASS_BINARY_PATH.description, "multipass", "binary-path"),
+    (keys::DISCOVERY_URL.description, "discovery_server", "url"),
+    (keys::ADVERTISEMENT_INTERVAL.description, "discovery_server", "interval-seconds"),
+    (keys::DISCOVERY_ADVERTISEMENT_INTERVAL.description, "discovery_server", "interval-seconds"),
+    (
+        keys::PRICING_UPDATE_INTERVAL_DISCOVERY.description,
+        "discovery_server",
+        "price-interval-seconds",
+    ),
+    (keys::GOLEM_BASE_ADVERTISEMENT_INTERVAL.description, "golem_base", "interval-seconds"),
+    (keys::PRICING_UPDATE_INTERVAL_GOLEM_BASE.description, "golem_base", "price-interval-seconds"),
+];
+
+/// Those that were chosen; else the central server, and the chain where there is one to ask.
+fn advertisers(sources: &Sources) -> BTreeSet<String> {
+    if let Some(chosen) = optional(sources, &keys::ADVERTISER_TYPE) {
+        return chosen.into_iter().collect();
+    }
+    let mut advertisers = BTreeSet::from(["discovery-server".to_owned()]);
+    if optional(sources, &keys::GOLEM_BASE_RPC_URL).is_some_and(|urls| !urls.is_empty()) {
+        advertisers.insert("golem-base".to_owned());
+    }
+    advertisers
+}
+
+fn chains(sources: &Sources) -> BTreeMap<String, Vec<Secret>> {
+    let golem_base = optional(sources, &keys::GOLEM_BASE_RPC_URL).unwrap_or_default();
+    let payments = optional(sources, &keys::POLYGON_RPC_URL).into_iter().collect();
+    let secret = |urls: Vec<String>| -> Vec<Secret> { urls.into_iter().map(Secret::new).collect() };
+    [("golem-base", golem_base), ("payments", payments)]
+        .into_iter()
+        .filter(|(_, urls)| !urls.is_empty())
+        .map(|(name, urls)| (name.to_owned(), secret(urls)))
+        .collect()
+}
+
 fn plugins(sources: &Sources) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut plugins = BTreeMap::<String, BTreeMap<String, String>>::new();
-    let multipass = sources.get(keys::MULTIPASS_BINARY_PATH.description.name);
-    let inherited = multipass.map(|sourced| (("multipass".into(), "binary-path".into()), sourced));
+    let inherited = INHERITED.iter().filter_map(|(key, plugin, setting)| {
+        Some((((*plugin).to_owned(), (*setting).to_owned()), sources.get(key.name)?))
+    });
     let own = sources
         .iter()
         .filter(|(name, _)| *name != keys::PLUGIN_DIR.description.name)

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::VmError;
 use crate::plugins::{
-    Degraded,
-    vm_backend::{BackendError, BackendErrorKind, BootLimits, VmBackend},
+    Degraded, Failure, FailureKind,
+    vm_backend::{BootLimits, VmBackend},
 };
 
 /// The backends by name. New VMs are made by the default one unless they name another; a VM stays with the one that made it.
@@ -201,7 +201,7 @@ impl Backend {
         &self,
         ask: Duration,
         wait: impl FnOnce(),
-    ) -> Result<(SemaphorePermit<'_>, BootLimits), BackendError> {
+    ) -> Result<(SemaphorePermit<'_>, BootLimits), Failure> {
         let limits = within(ask, "saying how boots are limited", self.calls().limits()).await?;
         {
             let wanted = limits.parallel_boots.clamp(1, Semaphore::MAX_PERMITS);
@@ -218,9 +218,8 @@ impl Backend {
             Ok(permit) => permit,
             Err(_) => {
                 wait();
-                let closed = |_| {
-                    BackendError::new(BackendErrorKind::Internal, "the queue of boots was closed")
-                };
+                let closed =
+                    |_| Failure::new(FailureKind::Internal, "the queue of boots was closed");
                 self.boots.acquire().await.map_err(closed)?
             }
         };
@@ -232,10 +231,10 @@ impl Backend {
 pub(super) async fn within<T>(
     deadline: Duration,
     doing: &str,
-    call: impl Future<Output = Result<T, BackendError>>,
-) -> Result<T, BackendError> {
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
         let message = format!("{doing} took longer than {} s", deadline.as_secs_f32().ceil());
-        Err(BackendError::new(BackendErrorKind::DeadlineExceeded, message))
+        Err(Failure::new(FailureKind::DeadlineExceeded, message))
     })
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::{plugins::vm_backend::BackendError, store::StoreError};
+use crate::{plugins::Failure, store::StoreError};
 
 /// Why a request to the VM service was refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum VmError {
     NoBackend { reason: String },
     /// `id` is the VM, or the backend where no VM is concerned.
     #[error("{id}: {source}")]
-    Backend { id: String, source: BackendError },
+    Backend { id: String, source: Failure },
     #[error("VM '{id}' was deleted before it was ready")]
     Cancelled { id: String },
     #[error("the provider is shutting down; try again when it is back")]

@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     faults::{self, FaultPoint},
-    plugins::vm_backend::{
-        BackendError, BackendErrorKind, Instance, InstanceSpec, PowerState, ProgressSink,
+    plugins::{
+        Failure, FailureKind,
+        vm_backend::{Instance, InstanceSpec, PowerState, ProgressSink},
     },
     store::JobRecord,
 };
@@ -91,7 +92,7 @@ impl Inner {
         slot: &Slot,
         vm: &Vm,
         backend: &Backend,
-    ) -> Result<Instance, BackendError> {
+    ) -> Result<Instance, Failure> {
         let spec = InstanceSpec {
             id: vm.id.clone(),
             hostname: vm.name.clone(),
@@ -121,9 +122,9 @@ impl Inner {
         vm: &Vm,
         backend: &Backend,
         begin: impl FnOnce(ProgressSink) -> Begun,
-    ) -> Result<Instance, BackendError>
+    ) -> Result<Instance, Failure>
     where
-        Begun: Future<Output = Result<Instance, BackendError>>,
+        Begun: Future<Output = Result<Instance, Failure>>,
     {
         let deadlines = &self.config.deadlines;
         let progress: ProgressSink = Arc::new(slot.progress());
@@ -140,7 +141,7 @@ impl Inner {
         let Some(target) = ready.ssh.filter(|_| ready.power == PowerState::Running) else {
             let message =
                 "the backend called the machine ready, but it does not run or has no SSH address";
-            return Err(BackendError::new(BackendErrorKind::Internal, message));
+            return Err(Failure::new(FailureKind::Internal, message));
         };
         self.aim(slot, vm, Some(target));
         Ok(ready)
@@ -245,7 +246,7 @@ impl Inner {
             }
             Ok(_) => {
                 let message = "the backend called the machine stopped, but says that it runs";
-                let source = BackendError::new(BackendErrorKind::Internal, message);
+                let source = Failure::new(FailureKind::Internal, message);
                 return Err(self.note_failure(slot, &vm, "stopped", source).await);
             }
             Err(error) if is_not_found(&error) => Some(lifecycle::GONE.to_owned()),
@@ -325,13 +326,7 @@ impl Inner {
     }
 
     /// Says in the VM's record that an operation which cannot be taken back is being repeated, and why.
-    async fn note_failure(
-        &self,
-        slot: &Slot,
-        vm: &Vm,
-        what: &str,
-        source: BackendError,
-    ) -> VmError {
+    async fn note_failure(&self, slot: &Slot, vm: &Vm, what: &str, source: Failure) -> VmError {
         let note = format!("{RETRY_NOTE}{what}: {source}; trying again");
         // A record of why the machine was to be stopped says more.
         let news = vm

@@ -26,7 +26,7 @@ use super::{
     registry::{Decision, Outcome, Registry, Slot, outcome_of},
 };
 use crate::{
-    plugins::vm_backend::{BackendError, BackendErrorKind, Image},
+    plugins::{Failure, FailureKind, vm_backend::Image},
     ports::PortAllocator,
     proxy::Proxy,
     resources::{ResourceReport, Tracker},
@@ -346,6 +346,6 @@ impl Inner {
     }
 }
 
-pub(super) fn is_not_found(error: &BackendError) -> bool {
-    error.kind == BackendErrorKind::NotFound
+pub(super) fn is_not_found(error: &Failure) -> bool {
+    error.kind == FailureKind::NotFound
 }

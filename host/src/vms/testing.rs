@@ -21,9 +21,12 @@ use super::{
     Backends, Deadlines, NewVm, Resources, VmName, VmService, VmServiceConfig, VmServiceParts,
 };
 use crate::{
-    plugins::vm_backend::{
-        BackendError, BackendErrorKind, BootLimits, Image, Instance, InstanceSpec, PowerState,
-        Progress, ProgressSink, VmBackend,
+    plugins::{
+        Failure, FailureKind,
+        vm_backend::{
+            BootLimits, Image, Instance, InstanceSpec, PowerState, Progress, ProgressSink,
+            VmBackend,
+        },
     },
     ports::PortAllocator,
     proxy::{Proxy, ProxyConfig},
@@ -65,9 +68,9 @@ impl Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Does nothing and says so.
-    Fail(BackendErrorKind),
+    Fail(FailureKind),
     /// Does what was asked, then says that it failed.
-    FailAfter(BackendErrorKind),
+    FailAfter(FailureKind),
     /// Does nothing and never returns.
     Hang,
     /// Does what was asked and never returns.
@@ -201,8 +204,8 @@ impl MemoryBackend {
         call: Call,
         id: &str,
         lie: impl FnOnce(&mut World) -> T,
-        work: impl FnOnce(&mut World) -> Result<T, BackendError>,
-    ) -> Result<T, BackendError> {
+        work: impl FnOnce(&mut World) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         // Like a real one: never done at once.
         tokio::task::yield_now().await;
         let fault = {
@@ -212,7 +215,7 @@ impl MemoryBackend {
             next.or_else(|| world.always.get(&call).copied())
         };
         let failed =
-            |kind| Err(BackendError::new(kind, format!("{call:?} went wrong, as the test wanted")));
+            |kind| Err(Failure::new(kind, format!("{call:?} went wrong, as the test wanted")));
         match fault {
             None => work(&mut self.world()),
             Some(Fault::Fail(kind)) => failed(kind),
@@ -231,7 +234,7 @@ impl MemoryBackend {
 }
 
 impl World {
-    fn instance(&self, id: &str) -> Result<Instance, BackendError> {
+    fn instance(&self, id: &str) -> Result<Instance, Failure> {
         let machine = self.machines.get(id).ok_or_else(|| no_machine(id))?;
         Ok(self.seen(id, machine.power))
     }
@@ -248,11 +251,11 @@ impl World {
         }
     }
 
-    fn machine(&mut self, id: &str) -> Result<&mut Machine, BackendError> {
+    fn machine(&mut self, id: &str) -> Result<&mut Machine, Failure> {
         self.machines.get_mut(id).ok_or_else(|| no_machine(id))
     }
 
-    fn start(&mut self, id: &str) -> Result<Instance, BackendError> {
+    fn start(&mut self, id: &str) -> Result<Instance, Failure> {
         let machine = self.machine(id)?;
         if !matches!(machine.power, PowerState::Running) {
             machine.power = PowerState::Starting;
@@ -261,8 +264,8 @@ impl World {
     }
 }
 
-fn no_machine(id: &str) -> BackendError {
-    BackendError::new(BackendErrorKind::NotFound, format!("there is no machine {id}"))
+fn no_machine(id: &str) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("there is no machine {id}"))
 }
 
 #[async_trait]
@@ -271,7 +274,7 @@ impl VmBackend for MemoryBackend {
         "memory"
     }
 
-    async fn images(&self) -> Result<Vec<Image>, BackendError> {
+    async fn images(&self) -> Result<Vec<Image>, Failure> {
         let images = || {
             ["22.04", "24.04"]
                 .map(|alias| Image { alias: alias.to_owned(), description: alias.to_owned() })
@@ -280,7 +283,7 @@ impl VmBackend for MemoryBackend {
         self.call(Call::Images, "", |_| images(), |_| Ok(images())).await
     }
 
-    async fn limits(&self) -> Result<BootLimits, BackendError> {
+    async fn limits(&self) -> Result<BootLimits, Failure> {
         self.call(Call::Limits, "", |world| world.limits, |world| Ok(world.limits)).await
     }
 
@@ -288,7 +291,7 @@ impl VmBackend for MemoryBackend {
         &self,
         spec: &InstanceSpec,
         progress: ProgressSink,
-    ) -> Result<Instance, BackendError> {
+    ) -> Result<Instance, Failure> {
         progress(Progress { stage: "preparing the disk".to_owned(), percent: Some(50) });
         let id = spec.id.as_str();
         self.call(
@@ -308,7 +311,7 @@ impl VmBackend for MemoryBackend {
         .await
     }
 
-    async fn start(&self, id: &str, _progress: ProgressSink) -> Result<Instance, BackendError> {
+    async fn start(&self, id: &str, _progress: ProgressSink) -> Result<Instance, Failure> {
         self.call(
             Call::Start,
             id,
@@ -318,11 +321,7 @@ impl VmBackend for MemoryBackend {
         .await
     }
 
-    async fn await_ready(
-        &self,
-        id: &str,
-        _progress: ProgressSink,
-    ) -> Result<Instance, BackendError> {
+    async fn await_ready(&self, id: &str, _progress: ProgressSink) -> Result<Instance, Failure> {
         struct Booting<'a>(&'a MemoryBackend);
         impl Drop for Booting<'_> {
             fn drop(&mut self) {
@@ -350,7 +349,7 @@ impl VmBackend for MemoryBackend {
                 }
                 if machine.power != PowerState::Running {
                     let message = "the machine ended while it booted";
-                    return Err(BackendError::new(BackendErrorKind::FailedPrecondition, message));
+                    return Err(Failure::new(FailureKind::FailedPrecondition, message));
                 }
                 world.instance(id)
             },
@@ -358,7 +357,7 @@ impl VmBackend for MemoryBackend {
         .await
     }
 
-    async fn stop(&self, id: &str, _grace: Duration) -> Result<Instance, BackendError> {
+    async fn stop(&self, id: &str, _grace: Duration) -> Result<Instance, Failure> {
         self.call(
             Call::Stop,
             id,
@@ -371,7 +370,7 @@ impl VmBackend for MemoryBackend {
         .await
     }
 
-    async fn delete(&self, id: &str) -> Result<(), BackendError> {
+    async fn delete(&self, id: &str) -> Result<(), Failure> {
         self.call(
             Call::Delete,
             id,
@@ -384,7 +383,7 @@ impl VmBackend for MemoryBackend {
         .await
     }
 
-    async fn inspect(&self, id: &str) -> Result<Instance, BackendError> {
+    async fn inspect(&self, id: &str) -> Result<Instance, Failure> {
         self.call(
             Call::Inspect,
             id,
@@ -394,14 +393,14 @@ impl VmBackend for MemoryBackend {
         .await
     }
 
-    async fn inspect_all(&self) -> Result<Vec<Instance>, BackendError> {
+    async fn inspect_all(&self) -> Result<Vec<Instance>, Failure> {
         let all = |world: &mut World| {
             Ok(world.machines.iter().map(|(id, machine)| world.seen(id, machine.power)).collect())
         };
         self.call(Call::InspectAll, "", |_| Vec::new(), all).await
     }
 
-    async fn add_ssh_key(&self, id: &str, key: &str) -> Result<(), BackendError> {
+    async fn add_ssh_key(&self, id: &str, key: &str) -> Result<(), Failure> {
         self.call(
             Call::AddKey,
             id,
@@ -409,10 +408,7 @@ impl VmBackend for MemoryBackend {
             |world| {
                 let machine = world.machine(id)?;
                 if machine.power != PowerState::Running {
-                    return Err(BackendError::new(
-                        BackendErrorKind::FailedPrecondition,
-                        "it does not run",
-                    ));
+                    return Err(Failure::new(FailureKind::FailedPrecondition, "it does not run"));
                 }
                 if !machine.keys.iter().any(|have| have == key) {
                     machine.keys.push(key.to_owned());

@@ -35,9 +35,11 @@ use std::{
 };
 
 pub use golem_provider::plugins::harness::{
-    Answer, Asked, BackendError, BackendErrorKind, BootLimits, Deadlines, Description, Finding,
-    Harness, HarnessError, Image, Instance, InstanceSpec, Loaded, MemoryState, PowerState,
-    Progress, ProgressSink, Reply, Script, Severity, VmBackend, VmComponent, unheard,
+    Advertisement, Advertiser, AdvertiserComponent, Answer, Asked, BootLimits, Change, Deadlines,
+    Description, Failure, FailureKind, Finding, Harness, HarnessError, Image, Instance,
+    InstanceSpec, Listing, Loaded, MemoryState, PowerState, Prices, Progress, ProgressSink,
+    Published, Query, Reply, Resources, Schedule, Script, Severity, VmBackend, VmComponent,
+    ethereum, unheard,
 };
 pub use golem_provider::plugins::manifest::GrantList;
 

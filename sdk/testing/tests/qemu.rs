@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use golem_provider_sdk_testing::{
-    Answer, BackendErrorKind, GrantList, Harness, InstanceSpec, Loaded, PowerState, Reply, Script,
+    Answer, FailureKind, GrantList, Harness, InstanceSpec, Loaded, PowerState, Reply, Script,
     Severity, VmBackend, component, plugins, unheard,
 };
 use serde_json::json;
@@ -83,7 +83,7 @@ async fn a_disk_that_cannot_be_made_is_told_in_the_programs_words_and_leaves_not
     };
 
     let error = plugin.create(&spec, unheard()).await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::Internal);
+    assert_eq!(error.kind, FailureKind::Internal);
     assert_eq!(error.message, "qemu-img failed with exit status 1: No space left on device");
     assert_nothing_unexpected(&plugin);
 
@@ -92,7 +92,7 @@ async fn a_disk_that_cannot_be_made_is_told_in_the_programs_words_and_leaves_not
     assert_eq!(plugin.inspect(&spec.id).await.unwrap().power, PowerState::Stopped);
     plugin.delete(&spec.id).await.unwrap();
     let error = plugin.inspect(&spec.id).await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::NotFound);
+    assert_eq!(error.kind, FailureKind::NotFound);
     assert!(!plugin.directory().join("vms/golem-web-1").exists());
 }
 
@@ -100,6 +100,6 @@ async fn a_disk_that_cannot_be_made_is_told_in_the_programs_words_and_leaves_not
 async fn what_the_manifest_does_not_ask_for_is_refused_also_on_a_scripted_machine() {
     let harness = qemu(json!({}), Script::new().installed("qemu-img")).without_asked_grants();
     let error = harness.load().await.unwrap().probe().await.unwrap_err();
-    assert_eq!(error.kind, BackendErrorKind::PermissionDenied);
+    assert_eq!(error.kind, FailureKind::PermissionDenied);
     assert!(error.message.contains(QEMU), "{error}");
 }

@@ -139,7 +139,7 @@ fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 /// What one case does.
 #[derive(Debug, Clone)]
 struct Case {
-    fault: Option<(Call, BackendErrorKind)>,
+    fault: Option<(Call, FailureKind)>,
     method: Method,
     path: String,
     headers: Vec<(&'static str, Vec<u8>)>,
@@ -193,16 +193,16 @@ fn any_case() -> impl Strategy<Value = Case> {
         Just(vec![b'a'; 20_000]),
     ];
     let kinds = prop::sample::select(vec![
-        BackendErrorKind::NotFound,
-        BackendErrorKind::AlreadyExists,
-        BackendErrorKind::InvalidArgument,
-        BackendErrorKind::FailedPrecondition,
-        BackendErrorKind::ResourceExhausted,
-        BackendErrorKind::Unavailable,
-        BackendErrorKind::DeadlineExceeded,
-        BackendErrorKind::PermissionDenied,
-        BackendErrorKind::Unsupported,
-        BackendErrorKind::Internal,
+        FailureKind::NotFound,
+        FailureKind::AlreadyExists,
+        FailureKind::InvalidArgument,
+        FailureKind::FailedPrecondition,
+        FailureKind::ResourceExhausted,
+        FailureKind::Unavailable,
+        FailureKind::DeadlineExceeded,
+        FailureKind::PermissionDenied,
+        FailureKind::Unsupported,
+        FailureKind::Internal,
     ]);
     let calls = prop::sample::select(vec![
         Call::Images,

@@ -17,7 +17,9 @@ use clap::{Args, Subcommand};
 use crate::{
     admin::{AdminClient, InstallRequest, PluginReport, PluginState},
     plugins::{
+        Kind,
         catalog::{About, Catalog},
+        ethereum::NoEthereum,
         harness::MemoryState,
         installation::{Grant, GrantKind, Listed, check_name, grants_for},
     },
@@ -45,7 +47,7 @@ pub enum Plugin {
     Grant(Change),
     /// Take a grant away: golem-provider plugin revoke qemu programs nft
     Revoke(Change),
-    /// Choose the plugin that makes new VMs: golem-provider plugin use vm-backend qemu
+    /// Choose the plugin that makes new VMs, or all that list this provider: golem-provider plugin use vm-backend qemu
     Use(Use),
 }
 
@@ -112,12 +114,11 @@ pub struct Change {
 
 #[derive(Debug, Args)]
 pub struct Use {
-    /// What for
-    #[arg(value_parser = ["vm-backend"])]
-    kind: String,
-    /// The plugin's name
-    #[arg(value_parser = parse_name)]
-    name: String,
+    /// What for: vm-backend or discovery-advertiser
+    kind: Kind,
+    /// The plugin's name; several may advertise
+    #[arg(value_parser = parse_name, required = true)]
+    names: Vec<String>,
     #[command(flatten)]
     output: Output,
 }
@@ -137,8 +138,9 @@ fn parse_name(text: &str) -> Result<String, String> {
 fn parse_grant(text: &str) -> Result<Grant, String> {
     let (kind, value) =
         text.split_once('=').ok_or("write KIND=VALUE, such as http=https://example.com")?;
-    let kind = <GrantKind as clap::ValueEnum>::from_str(kind, false)
-        .map_err(|_| format!("`{kind}` is none of programs, http, sockets, files and loopback"))?;
+    let kind = <GrantKind as clap::ValueEnum>::from_str(kind, false).map_err(|_| {
+        format!("`{kind}` is none of {}", GrantKind::ALL.map(GrantKind::as_str).join(", "))
+    })?;
     Ok(Grant { kind, value: value.to_owned() })
 }
 
@@ -213,26 +215,36 @@ impl Plugin {
                 let what = change.sentence("may no longer use");
                 show::done(&change.output, &change.name, &what)?;
             }
-            Self::Use(Use { name, output, .. }) => {
+            Self::Use(Use { kind, names, output }) => {
+                let (key, does) = match kind {
+                    Kind::VmBackend => ("GOLEM_PROVIDER_VM_BACKEND", "new VMs are made by"),
+                    Kind::DiscoveryAdvertiser => {
+                        ("GOLEM_PROVIDER_ADVERTISER_TYPE", "this provider is listed by")
+                    }
+                };
+                if kind == Kind::VmBackend && names.len() > 1 {
+                    bail!("new VMs are made by one plugin; name one");
+                }
                 match &running {
-                    Some(client) => client.use_vm_backend(&name).await?,
+                    Some(client) => client.use_plugins(kind, &names).await?,
                     None => {
-                        let names = offline(settings)?.names().await;
-                        if !names.contains(&name) {
-                            bail!("there is no plugin `{name}`; known are {}", names.join(", "));
+                        let known = offline(settings)?.names().await;
+                        if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+                            bail!("there is no plugin `{name}`; known are {}", known.join(", "));
                         }
                     }
                 }
                 let file = settings.data_dir.join(".env");
-                settings::write_setting(&file, "GOLEM_PROVIDER_VM_BACKEND", &name)
+                settings::write_setting(&file, key, &names.join(","))
                     .with_context(|| format!("cannot write {}", file.display()))?;
-                let mut what = format!("new VMs are made by {name}");
-                if let Some(origin) = overridden(settings, "GOLEM_PROVIDER_VM_BACKEND", &file) {
+                let names = names.join(", ");
+                let mut what = format!("{does} {names}");
+                if let Some(origin) = overridden(settings, key, &file) {
                     what += &format!(
-                        " until the next start; {origin} says otherwise for later: change GOLEM_PROVIDER_VM_BACKEND there"
+                        " until the next start; {origin} says otherwise for later: change {key} there"
                     );
                 }
-                show::done(&output, &name, &what)?;
+                show::done(&output, &names, &what)?;
             }
         }
         Ok(Outcome::Done)
@@ -317,13 +329,13 @@ fn idle(listed: Listed) -> PluginReport {
         (None, false) => PluginState::Disabled,
         (None, true) => PluginState::Idle,
     };
-    PluginReport { listed, state, is_default: false }
+    PluginReport { listed, state, in_use: false }
 }
 
 /// The plugins of a provider that does not run.
 fn offline(settings: &Settings) -> anyhow::Result<Catalog> {
     // What a plugin keeps while it is tried without a provider is forgotten afterwards.
-    Ok(Catalog::new(settings.into(), Arc::new(MemoryState::default()))?)
+    Ok(Catalog::new(settings.into(), Arc::new(MemoryState::default()), Arc::new(NoEthereum))?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Output;
 use crate::{
     admin::{PluginReport, PluginState},
-    plugins::{catalog::About, manifest::Ask},
+    plugins::{Kind, catalog::About, manifest::Ask},
 };
 
 /// Rows of columns, each as wide as it has to be.
@@ -45,7 +45,7 @@ fn state(report: &PluginReport) -> String {
         PluginState::Unusable => "unusable",
         PluginState::Idle => "not running",
     };
-    if report.is_default { format!("{state}, default") } else { state.to_owned() }
+    if report.in_use { format!("{state}, in use") } else { state.to_owned() }
 }
 
 pub fn list(reports: &[PluginReport], as_json: bool) -> anyhow::Result<()> {
@@ -59,7 +59,7 @@ pub fn list(reports: &[PluginReport], as_json: bool) -> anyhow::Result<()> {
         vec![
             listed.name.clone(),
             or_dash(&listed.version),
-            or_dash(&listed.kind),
+            listed.kind.map_or("-", Kind::world).to_owned(),
             state(report),
             listed.origin.clone(),
         ]
@@ -83,7 +83,8 @@ pub fn list(reports: &[PluginReport], as_json: bool) -> anyhow::Result<()> {
 
 /// What is asked for, a line each.
 pub fn asks(asks: &[Ask]) -> String {
-    let row = |ask: &Ask| vec![format!("  {}", ask.kind), ask.value.clone(), ask.reason.clone()];
+    let row =
+        |ask: &Ask| vec![format!("  {}", ask.kind.as_str()), ask.value.clone(), ask.reason.clone()];
     table(&asks.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -99,7 +100,7 @@ pub fn about(about: &About, as_json: bool) -> anyhow::Result<()> {
     let mut text = table(&[
         field("name", &about.name),
         field("version", &about.version),
-        field("kind", about.kind),
+        field("kind", about.kind.world()),
         field("summary", &about.summary),
         field("licence", &about.license),
         field("contract", about.contract),

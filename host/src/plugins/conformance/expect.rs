@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::record::{Missed, Tried};
-use crate::plugins::vm_backend::{BackendError, BackendErrorKind, Instance, PowerState};
+use crate::plugins::{
+    Failure, FailureKind,
+    vm_backend::{Instance, PowerState},
+};
 
 /// What a successful answer shows of itself when an error was expected.
 pub trait Shown {
@@ -23,20 +26,20 @@ impl Shown for Instance {
     }
 }
 
-pub fn described(error: &BackendError) -> String {
+pub fn described(error: &Failure) -> String {
     format!("`{}`: {}", error.kind.name(), error.message)
 }
 
 /// The answer has to be there.
-pub fn success<T>(what: &str, answer: Result<T, BackendError>) -> Tried<T> {
+pub fn success<T>(what: &str, answer: Result<T, Failure>) -> Tried<T> {
     answer.map_err(|error| Missed::Failed(format!("{what} answers {}", described(&error))))
 }
 
 /// The answer has to be an error of one of these kinds.
 pub fn refusal<T: Shown>(
     what: &str,
-    answer: Result<T, BackendError>,
-    kinds: &[BackendErrorKind],
+    answer: Result<T, Failure>,
+    kinds: &[FailureKind],
 ) -> Tried<()> {
     let wanted = || {
         let names: Vec<String> = kinds.iter().map(|kind| format!("`{}`", kind.name())).collect();
@@ -91,7 +94,7 @@ pub fn machine(what: &str, instance: &Instance, id: &str, states: &[PowerState])
 }
 
 /// What an answer shows, whichever it is.
-pub fn seen<T: Shown>(answer: &Result<T, BackendError>) -> String {
+pub fn seen<T: Shown>(answer: &Result<T, Failure>) -> String {
     match answer {
         Ok(answer) => answer.shown(),
         Err(error) => described(error),
@@ -133,20 +136,20 @@ mod tests {
     fn what_was_answered_and_what_it_should_be_are_both_named() {
         let answered: Result<Instance, _> = Ok(instance(PowerState::Running, Some("127.0.0.1:22")));
         assert_eq!(
-            reason(refusal("`stop`", answered, &[BackendErrorKind::NotFound])),
+            reason(refusal("`stop`", answered, &[FailureKind::NotFound])),
             "`stop` answers a machine that is `running`, with 127.0.0.1:22; it should be `not-found`"
         );
-        let error = BackendError::new(BackendErrorKind::Internal, "it broke off");
+        let error = Failure::new(FailureKind::Internal, "it broke off");
         assert_eq!(
-            reason(refusal::<()>("`stop`", Err(error), &[BackendErrorKind::NotFound])),
+            reason(refusal::<()>("`stop`", Err(error), &[FailureKind::NotFound])),
             "`stop` answers `internal`: it broke off; it should be `not-found`"
         );
     }
 
     #[test]
     fn an_error_without_words_is_none() {
-        let error = BackendError::new(BackendErrorKind::NotFound, " ");
-        assert!(refusal::<()>("`stop`", Err(error), &[BackendErrorKind::NotFound]).is_err());
+        let error = Failure::new(FailureKind::NotFound, " ");
+        assert!(refusal::<()>("`stop`", Err(error), &[FailureKind::NotFound]).is_err());
     }
 
     #[test]

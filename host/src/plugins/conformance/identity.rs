@@ -9,20 +9,27 @@ use super::{
 };
 use crate::plugins::{
     harness::{Harness, Loaded},
+    kind::Kind,
+    plugin::{Description, Finding, Plugin, Severity},
     vm_backend::VmBackend,
-    vm_component::{Description, Finding, Severity},
 };
 
 /// The loaded plugin, if the rest of the suite can be tried on it.
-pub async fn check(
+pub async fn check<Facade>(
     harness: &Harness,
+    kind: Kind,
+    facade: impl FnOnce(Arc<Plugin>) -> Facade,
     recorder: &mut Recorder,
     report: &mut Report,
-) -> Option<Loaded> {
+) -> Option<Loaded<Facade>> {
     let failed = |error: crate::plugins::harness::HarnessError| Missed::Failed(error.to_string());
     let component = recorder
-        .check("plugin", "it is a component that fits the world `vm-backend`", async {
-            harness.compile().await.map(Arc::new).map_err(failed)
+        .check("plugin", "it is a component that fits the world of its kind", async {
+            let component = harness.compile().await.map(Arc::new).map_err(failed)?;
+            match component.kind() {
+                found if found == kind => Ok(component),
+                found => Err(Missed::Failed(format!("it is a plugin of the kind `{found}`"))),
+            }
         })
         .await?;
     let description = recorder
@@ -69,7 +76,7 @@ pub async fn check(
             }
         })
         .await;
-    let loaded = harness.ready(component, &description);
+    let loaded = harness.ready(component, &description, facade);
     let probed = recorder
         .check("probe", "it answers, and says of every problem what to do", async {
             let loaded = loaded.map_err(failed)?;

@@ -12,8 +12,9 @@ use super::{
     spec,
 };
 use crate::plugins::{
+    FailureKind,
     harness::{Harness, Loaded},
-    vm_backend::{BackendErrorKind, Instance, InstanceSpec, PowerState, VmBackend},
+    vm_backend::{Instance, InstanceSpec, PowerState, VmBackend},
 };
 
 /// Which of a call's steps is under way then differs from backend to backend; these are early in all of them.
@@ -80,7 +81,7 @@ async fn created(bed: &Bed<'_>, image: Option<&str>, recorder: &mut Recorder) ->
             let spec = spec(&id, image()?);
             let larger = InstanceSpec { memory_mib: spec.memory_mib * 2, ..spec };
             let answer = create(&larger).await;
-            refusal("`create` with twice the memory", answer, &[BackendErrorKind::AlreadyExists])?;
+            refusal("`create` with twice the memory", answer, &[FailureKind::AlreadyExists])?;
             let still = success("`inspect` after it", plugin.inspect(&id).await)?;
             machine("`inspect` after it", &still, &id, UP)
         })
@@ -170,7 +171,7 @@ async fn side_by_side(bed: &Bed<'_>, image: Option<&str>, recorder: &mut Recorde
             success("`delete` of a running machine", other)?;
             for id in [&long, &third] {
                 let after = plugin.inspect(id).await;
-                refusal("`inspect` after it", after, &[BackendErrorKind::NotFound])?;
+                refusal("`inspect` after it", after, &[FailureKind::NotFound])?;
             }
             Ok(())
         })
@@ -227,7 +228,7 @@ async fn ready(bed: &Bed<'_>, made: Option<()>, recorder: &mut Recorder) -> Opti
         .check("add-ssh-key", "a key of two lines is `invalid-argument`", async {
             needed(endpoint, NOT_READY)?;
             let answer = plugin.add_ssh_key(&id, &format!("{KEY}\n{SECOND_KEY}")).await;
-            refusal("`add-ssh-key` of two lines", answer, &[BackendErrorKind::InvalidArgument])
+            refusal("`add-ssh-key` of two lines", answer, &[FailureKind::InvalidArgument])
         })
         .await;
     endpoint
@@ -340,7 +341,7 @@ async fn stopped(bed: &Bed<'_>, made: Option<()>, recorder: &mut Recorder) -> Op
             listed(bed, &[id.as_str()]).await
         })
         .await;
-    let precondition = &[BackendErrorKind::FailedPrecondition];
+    let precondition = &[FailureKind::FailedPrecondition];
     recorder
         .check("await-ready", "a stopped machine is `failed-precondition`", async {
             needed(stopped, NOT_STOPPED)?;
@@ -387,7 +388,7 @@ async fn started(
 
 async fn deleted(bed: &Bed<'_>, made: Option<()>, image: Option<&str>, recorder: &mut Recorder) {
     let (plugin, id) = (&bed.plugin, bed.machines.main());
-    let gone = &[BackendErrorKind::NotFound];
+    let gone = &[FailureKind::NotFound];
     recorder
         .check(
             "delete",

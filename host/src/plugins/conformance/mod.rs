@@ -27,8 +27,10 @@ use self::record::Recorder;
 pub use self::record::{Check, Event, Observer, Outcome, Verdict};
 use super::{
     harness::{Harness, Loaded},
+    kind::Kind,
+    plugin::{Description, Finding},
     vm_backend::{InstanceSpec, ProgressSink},
-    vm_component::{Description, Finding},
+    vm_component::VmComponent,
 };
 
 /// What a run came to.
@@ -83,7 +85,10 @@ pub async fn run_vm_backend(
     let machines = Machines::new();
     let mut loaded = None;
     let work = async {
-        let Some(plugin) = identity::check(harness, &mut recorder, &mut report).await else {
+        let Some(plugin) =
+            identity::check(harness, Kind::VmBackend, VmComponent::new, &mut recorder, &mut report)
+                .await
+        else {
             return;
         };
         let mut bed = Bed { plugin: Arc::new(plugin), machines: &machines };

@@ -9,12 +9,13 @@ use super::{
     spec,
 };
 use crate::plugins::{
+    Failure, FailureKind,
     harness::unheard,
-    vm_backend::{BackendError, BackendErrorKind, InstanceSpec, VmBackend},
+    vm_backend::{InstanceSpec, VmBackend},
 };
 
-const UNKNOWN: &[BackendErrorKind] = &[BackendErrorKind::NotFound];
-const WRONG: &[BackendErrorKind] = &[BackendErrorKind::InvalidArgument];
+const UNKNOWN: &[FailureKind] = &[FailureKind::NotFound];
+const WRONG: &[FailureKind] = &[FailureKind::InvalidArgument];
 
 pub async fn check(bed: &Bed<'_>, image: Option<&str>, recorder: &mut Recorder) {
     unknown_ids(bed, recorder).await;
@@ -116,9 +117,9 @@ async fn refused(bed: &Bed<'_>, what: &str, spec: InstanceSpec) -> Tried<()> {
 }
 
 /// What is there, if there is something.
-fn seen_of<T: Shown>(answer: Result<T, BackendError>) -> Option<String> {
+fn seen_of<T: Shown>(answer: Result<T, Failure>) -> Option<String> {
     match &answer {
-        Err(error) if error.kind == BackendErrorKind::NotFound => None,
+        Err(error) if error.kind == FailureKind::NotFound => None,
         _ => Some(seen(&answer)),
     }
 }

@@ -7,6 +7,8 @@ use super::{bindings::Error, script::Script};
 use crate::faults::{self, FaultPoint};
 
 pub(super) mod clock;
+pub mod ethereum;
+mod evm;
 pub(super) mod files;
 pub(super) mod host;
 pub(super) mod http;
@@ -15,9 +17,11 @@ pub(super) mod process;
 pub(super) mod progress;
 pub(super) mod random;
 pub(super) mod settings;
+mod signer;
 pub(super) mod sockets;
 pub(super) mod state;
 
+pub use ethereum::Ethereum;
 pub use host::Machine;
 pub(super) use process::locate;
 pub use state::{StateError, StateStore};
@@ -27,6 +31,7 @@ pub(super) struct Services {
     pub machine: Machine,
     pub http: http::Client,
     pub state: Arc<dyn StateStore>,
+    pub ethereum: Arc<dyn Ethereum>,
     /// What answers in the machine's place, in tests of a plugin.
     pub script: Option<Arc<Script>>,
 }

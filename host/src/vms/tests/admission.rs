@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{eventually, everything_is_accounted_for, phase_becomes, settle};
 use crate::{
-    plugins::vm_backend::BackendErrorKind,
+    plugins::FailureKind,
     vms::{
         Backends, JobStatus, Phase, Resources, VmError,
         testing::{Call, Fault, Fixture, free_ports, small},
@@ -79,7 +79,7 @@ async fn everything_that_can_be_refused_is_refused_before_anything_is_made() {
         "{error}"
     );
 
-    fixture.backend.next(Call::Images, Fault::Fail(BackendErrorKind::Unavailable));
+    fixture.backend.next(Call::Images, Fault::Fail(FailureKind::Unavailable));
     assert!(matches!(node.service.create(small("web")).await, Err(VmError::Backend { .. })));
     fixture.backend.next(Call::Images, Fault::Hang);
     assert!(matches!(node.service.create(small("web")).await, Err(VmError::Backend { .. })));
@@ -131,7 +131,7 @@ async fn without_a_backend_creates_are_refused_with_the_reason_and_vms_stay() {
 async fn a_failed_create_gives_everything_back_wherever_it_fails() {
     let fixture = Fixture::default();
     let node = fixture.start().await;
-    let internal = BackendErrorKind::Internal;
+    let internal = FailureKind::Internal;
     for (call, fault) in [
         (Call::Limits, Fault::Fail(internal)),
         (Call::Create, Fault::Fail(internal)),
@@ -172,8 +172,8 @@ async fn a_failed_create_gives_everything_back_wherever_it_fails() {
 async fn a_failed_create_holds_what_it_has_until_the_backend_confirms_that_nothing_is_left() {
     let fixture = Fixture::default();
     let node = fixture.start().await;
-    fixture.backend.next(Call::AwaitReady, Fault::Fail(BackendErrorKind::Internal));
-    fixture.backend.always(Call::Delete, Fault::Fail(BackendErrorKind::Unavailable));
+    fixture.backend.next(Call::AwaitReady, Fault::Fail(FailureKind::Internal));
+    fixture.backend.always(Call::Delete, Fault::Fail(FailureKind::Unavailable));
     let ticket = node.service.create(small("web")).await.unwrap();
     let job = ticket.job.id;
     ticket.finished().await.unwrap_err();
@@ -208,7 +208,7 @@ async fn two_hundred_create_delete_cycles_leak_no_port() {
     let node = fixture.start().await;
     for cycle in 0..200 {
         if cycle % 10 == 0 {
-            fixture.backend.next(Call::Create, Fault::FailAfter(BackendErrorKind::Internal));
+            fixture.backend.next(Call::Create, Fault::FailAfter(FailureKind::Internal));
         }
         let result = node.service.create(small("web")).await.unwrap().finished().await;
         assert_eq!(result.is_err(), cycle % 10 == 0);

@@ -4,7 +4,7 @@ use std::{net::TcpListener, time::Duration};
 
 use super::{eventually, everything_is_accounted_for, phase_becomes, settle};
 use crate::{
-    plugins::vm_backend::{BackendErrorKind, PowerState},
+    plugins::{FailureKind, vm_backend::PowerState},
     vms::{
         JobStatus, Phase, VmError,
         testing::{Call, Fault, Fixture, Node, small},
@@ -153,7 +153,7 @@ async fn a_machine_that_died_while_the_provider_was_away_is_stopped_and_says_so(
 #[tokio::test]
 async fn a_backend_that_does_not_answer_at_the_start_leaves_everything_as_it_is_and_is_asked_again()
 {
-    for fault in [Fault::Fail(BackendErrorKind::Unavailable), Fault::Hang] {
+    for fault in [Fault::Fail(FailureKind::Unavailable), Fault::Hang] {
         let fixture = Fixture::default();
         let node = fixture.start().await;
         node.service.create(small("web")).await.unwrap().finished().await.unwrap();

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 
 use super::{eventually, everything_is_accounted_for, phase_becomes, settle};
 use crate::{
-    plugins::vm_backend::{BackendErrorKind, PowerState},
+    plugins::{FailureKind, vm_backend::PowerState},
     vms::{
         JobStatus, Phase, SshPublicKey, VmError,
         testing::{Call, Fault, Fixture, small},
@@ -166,7 +166,7 @@ async fn a_delete_that_fails_is_an_error_keeps_everything_and_is_repeated() {
     let fixture = Fixture::default();
     let node = fixture.start().await;
     let vm = node.service.create(small("web")).await.unwrap().finished().await.unwrap();
-    fixture.backend.always(Call::Delete, Fault::Fail(BackendErrorKind::Internal));
+    fixture.backend.always(Call::Delete, Fault::Fail(FailureKind::Internal));
     assert!(matches!(node.service.delete("web").await, Err(VmError::Backend { .. })));
     let kept = node.service.get("web").unwrap();
     assert_eq!((kept.phase, kept.ssh_port), (Phase::Deleting, vm.ssh_port));
@@ -186,7 +186,7 @@ async fn a_stop_that_fails_is_an_error_and_is_repeated_until_the_machine_is_off(
     let fixture = Fixture::default();
     let node = fixture.start().await;
     node.service.create(small("web")).await.unwrap().finished().await.unwrap();
-    for fault in [Fault::Fail(BackendErrorKind::Unavailable), Fault::Hang] {
+    for fault in [Fault::Fail(FailureKind::Unavailable), Fault::Hang] {
         fixture.backend.next(Call::Stop, fault);
         assert!(
             matches!(node.service.stop("web").await, Err(VmError::Backend { .. })),
@@ -205,7 +205,7 @@ async fn a_vm_that_does_not_start_is_switched_off_and_says_why() {
     let node = fixture.start().await;
     node.service.create(small("web")).await.unwrap().finished().await.unwrap();
     node.service.stop("web").await.unwrap();
-    let kind = BackendErrorKind::Internal;
+    let kind = FailureKind::Internal;
     for (call, fault) in [
         (Call::Start, Fault::Fail(kind)),
         (Call::Start, Fault::FailAfter(kind)),
@@ -270,7 +270,7 @@ async fn a_hiccup_of_the_backend_forgets_no_vm() {
     let fixture = Fixture::default();
     let node = fixture.start().await;
     let vm = node.service.create(small("web")).await.unwrap().finished().await.unwrap();
-    let unavailable = BackendErrorKind::Unavailable;
+    let unavailable = FailureKind::Unavailable;
     for fault in [Fault::Fail(unavailable), Fault::Hang, Fault::Lie] {
         fixture.backend.always(Call::InspectAll, fault);
         let asked = fixture.backend.count(Call::InspectAll);
@@ -320,7 +320,7 @@ async fn a_key_is_added_to_a_running_vm_only() {
     let key = SshPublicKey::parse(KEY).unwrap();
     node.service.add_ssh_key("web", key.clone()).await.unwrap();
     assert_eq!(fixture.backend.machines()[&vm.id].keys, [KEY]);
-    fixture.backend.next(Call::AddKey, Fault::Fail(BackendErrorKind::Internal));
+    fixture.backend.next(Call::AddKey, Fault::Fail(FailureKind::Internal));
     assert!(matches!(
         node.service.add_ssh_key("web", key.clone()).await,
         Err(VmError::Backend { .. })
@@ -375,7 +375,7 @@ async fn a_machine_that_was_only_said_to_be_gone_is_no_longer_said_to_be() {
     let fixture = Fixture::default();
     let node = fixture.start().await;
     node.service.create(small("web")).await.unwrap().finished().await.unwrap();
-    fixture.backend.next(Call::Stop, Fault::FailAfter(BackendErrorKind::NotFound));
+    fixture.backend.next(Call::Stop, Fault::FailAfter(FailureKind::NotFound));
     let vm = node.service.stop("web").await.unwrap();
     assert!(vm.error_message.as_deref().unwrap().contains("the machine is gone"));
     eventually("the message goes", || node.service.get("web").unwrap().error_message.is_none())

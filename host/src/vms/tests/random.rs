@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{everything_is_accounted_for, settle};
 use crate::{
-    plugins::vm_backend::{BackendErrorKind, PowerState},
+    plugins::{FailureKind, vm_backend::PowerState},
     vms::{
         Phase, VmError,
         testing::{Call, Fault, Fixture, small},
@@ -46,9 +46,9 @@ enum Wait {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let wait = prop_oneof![Just(Wait::ForTheResult), Just(Wait::No)];
     let kind = prop_oneof![
-        Just(BackendErrorKind::Internal),
-        Just(BackendErrorKind::Unavailable),
-        Just(BackendErrorKind::NotFound)
+        Just(FailureKind::Internal),
+        Just(FailureKind::Unavailable),
+        Just(FailureKind::NotFound)
     ];
     let fault = prop_oneof![
         kind.clone().prop_map(Fault::Fail),
