@@ -8,8 +8,11 @@
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
 //! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
+//! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
+pub mod anvil;
+pub mod background;
 mod binary;
 mod client;
 mod conformance;
@@ -25,8 +28,11 @@ mod provider;
 pub mod schemathesis;
 mod ssh;
 mod stand_in;
+pub mod tools;
 pub mod wait;
 
+pub use anvil::Anvil;
+pub use background::Background;
 pub use binary::{component, provider as program};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
