@@ -12,7 +12,7 @@
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
-//!          └ payments             the key that stands for the provider
+//!          └ payments             the key that stands for the provider, its money, prices
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```

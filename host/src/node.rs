@@ -27,9 +27,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, AdminListener, PluginDesk},
+    admin::{self, AdminListener, Desks, PluginDesk},
     api::{Api, ApiState, Server},
-    payments::wallet::{Wallet, WalletError},
+    payments::{
+        pricing::{PriceSource, Pricing},
+        wallet::{Wallet, WalletError},
+    },
     plugins::{
         Finding, StateError, StateStore,
         catalog::{Catalog, CatalogConfig, CatalogError, PluginError, ProbedBackend},
@@ -130,7 +133,9 @@ struct Node {
     store: Store,
     proxy: Proxy,
     vms: VmService,
-    desk: PluginDesk,
+    desks: Desks,
+    /// Absent where nobody is to be asked.
+    price_source: Option<PriceSource>,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
 }
@@ -180,17 +185,27 @@ impl Node {
             config: vm_config(settings),
         })
         .await?;
-        let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
-        let desk = PluginDesk::new(Arc::new(catalog), vms.clone());
+        let pricing = Pricing::open(&settings.pricing, store.clone()).await?;
+        let price_source = settings.pricing.source.as_ref().and_then(|source| {
+            PriceSource::new(source)
+                .inspect_err(|error| {
+                    tracing::error!("nobody can be asked for the price of GLM: {error}")
+                })
+                .ok()
+        });
+        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch());
+        let api = Api::new(api);
+        let plugins = PluginDesk::new(Arc::new(catalog), vms.clone());
+        let desks = Desks { plugins, pricing };
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
             .ok();
-        Ok(Self { begun, listener, api, store, proxy, vms, desk, admin })
+        Ok(Self { begun, listener, api, store, proxy, vms, desks, price_source, admin })
     }
 
     async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, api, store, proxy, vms, desk, admin } = self;
+        let Self { begun, listener, api, store, proxy, vms, desks, price_source, admin } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -205,9 +220,12 @@ impl Node {
             );
         }
         let mut helpers = JoinSet::new();
-        helpers.spawn(admin::watch(desk.clone(), stop.clone()));
+        helpers.spawn(admin::watch(desks.plugins.clone(), stop.clone()));
+        if let Some(source) = price_source {
+            helpers.spawn(desks.pricing.clone().follow(source, stop.clone()));
+        }
         if let Some(admin) = admin {
-            helpers.spawn(admin::serve(admin, desk, stop.clone()));
+            helpers.spawn(admin::serve(admin, desks, stop.clone()));
         }
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
