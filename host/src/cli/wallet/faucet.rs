@@ -117,7 +117,7 @@ async fn ask(
     let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     if bar.is_hidden() {
-        eprintln!("Solving the faucet's puzzles, which takes about half a minute …");
+        eprintln!("Solving the faucet's puzzles, which takes some seconds …");
     }
     let moving = bar.clone();
     let transaction = faucet

@@ -81,7 +81,7 @@ commands. The file helps where it is better guarded than the key directory, such
 
 const FAUCET: &str = "\
 Asks a testnet's faucet for money, unless the provider has more than 0.01 ETH there already. The faucet wants some work done \
-first, which takes all processors for about half a minute.
+first, which takes all processors for some seconds.
 
 Settings: GOLEM_PROVIDER_FAUCET_URL (chain golem-base) or GOLEM_PROVIDER_L2_FAUCET_URL (chain payments), \
 GOLEM_PROVIDER_CAPTCHA_URL and GOLEM_PROVIDER_CAPTCHA_API_KEY; with the URL of the chain's node, the money is waited for.
@@ -261,7 +261,10 @@ impl Import {
             }
             None => ask_passphrase("Passphrase of the keystore: "),
         })
-        .with_context(|| format!("{} gives no key", self.file.display()))?;
+        .with_context(|| match from_stdin {
+            true => "standard input gives no key".to_owned(),
+            false => format!("{} gives no key", self.file.display()),
+        })?;
         let imported = custody::import(&settings.wallet, &signer, self.replace)?;
         let wallet = &imported.wallet;
         let mut text = match imported.was_there {
@@ -327,7 +330,11 @@ fn consent() -> io::Result<bool> {
     out.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    let yes = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    if !yes {
+        writeln!(out, "Nothing was printed.")?;
+    }
+    Ok(yes)
 }
 
 /// The text of a file, or of standard input, of at most what a keystore takes.

@@ -28,7 +28,7 @@ use crate::settings::Secret;
 
 /// For one question; a faucet may wait for its chain.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// For all puzzles. Two slow processors take half a minute for the usual ones.
+/// For all puzzles. Two processors take five seconds for the usual ones.
 const SOLVE_DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// A challenge of fifty puzzles has three thousand.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
