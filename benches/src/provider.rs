@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use golem_provider::{
     api::{Api, ApiState},
+    payments::pricing::Prices,
     plugins::{
         Failure, VmBackend,
         vm_backend::{BootLimits, Image, Instance, InstanceSpec, PowerState, ProgressSink},
@@ -21,6 +22,7 @@ use golem_provider::{
     vms::{Backends, VmService, VmServiceConfig, VmServiceParts},
 };
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// What a VM of the benchmarks is called.
 pub const VM: &str = "web";
@@ -77,7 +79,8 @@ impl Provider {
         })
         .await?;
         let id = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
-        let api = Api::new(ApiState::new(&settings, id.to_owned(), vms));
+        let prices = watch::Sender::new(Prices::new(settings.pricing.usd, None)).subscribe();
+        let api = Api::new(ApiState::new(&settings, id.to_owned(), vms, prices));
         Ok(Provider { api, _directory: directory })
     }
 }

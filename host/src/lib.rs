@@ -13,7 +13,7 @@
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
 //!          ├ discovery            being found: what is said where, and whether it is seen
-//!          ├ payments             the key that stands for the provider
+//!          ├ payments             the key that stands for the provider, its money, prices
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run

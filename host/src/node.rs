@@ -22,16 +22,20 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, AdminListener, PluginDesk},
+    admin::{self, AdminListener, Desks, PluginDesk},
     api::{Api, ApiState, Server},
     chains::{ChainError, Chains},
     discovery::{Advertising, Free, Identity, Reach, Selection, Sources},
-    payments::wallet::{Wallet, WalletError},
+    payments::{
+        pricing::{self, MonthlyPrices, PriceSource, Pricing},
+        wallet::{Wallet, WalletError},
+    },
     plugins::{
         Advertiser, Ethereum, Failure, FailureKind, Finding, StateError, StateStore, VmBackend,
         advertiser::Prices,
@@ -139,7 +143,9 @@ struct Node {
     advertising: Advertising,
     /// What goes on beside the service until it ends.
     beside: JoinSet<()>,
-    desk: PluginDesk,
+    desks: Desks,
+    /// Absent where nobody is to be asked.
+    price_source: Option<PriceSource>,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
 }
@@ -161,7 +167,7 @@ impl Node {
         let wallet_settings = settings.wallet.clone();
         let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings));
         let wallet = opening.await??;
-        let ethereum = Arc::new(Chains::new(&settings.chains, wallet.signer().clone()));
+        let ethereum = Arc::new(Chains::new(&settings.chains.nodes, wallet.signer().clone()));
         // Side by side: a plugin's probe waits for programs, and neither of these needs the other.
         let (monitor, (catalog, plugins)) = tokio::try_join!(
             async { Ok::<_, NodeError>(Monitor::start(vm_data_dir).await?) },
@@ -188,10 +194,20 @@ impl Node {
             config: vm_config(settings),
         })
         .await?;
-        let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
+        let pricing = Pricing::open(&settings.pricing, store.clone()).await?;
+        let price_source = settings.pricing.source.as_ref().and_then(|source| {
+            PriceSource::new(source)
+                .inspect_err(|error| {
+                    tracing::error!("nobody can be asked for the price of GLM: {error}")
+                })
+                .ok()
+        });
+        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch());
+        let api = Api::new(api);
         let mut beside = JoinSet::new();
-        let (offer, offering) = offer_sources(settings, wallet.provider_id(), vms.clone())
-            .watch(CancellationToken::new());
+        let (offer, offering) =
+            offer_sources(settings, wallet.provider_id(), vms.clone(), pricing.watch())
+                .watch(CancellationToken::new());
         beside.spawn(offering);
         let selection = match settings.environment {
             Environment::Development => Selection::Nobody,
@@ -207,17 +223,41 @@ impl Node {
                 "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
             );
         }
-        let desk = PluginDesk::new(Arc::new(catalog), vms.clone(), advertising.clone());
+        let plugins = PluginDesk::new(Arc::new(catalog), vms.clone(), advertising.clone());
+        let desks = Desks { plugins, pricing };
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
             .ok();
-        Ok(Self { begun, listener, api, store, proxy, vms, advertising, beside, desk, admin })
+        Ok(Self {
+            begun,
+            listener,
+            api,
+            store,
+            proxy,
+            vms,
+            advertising,
+            beside,
+            desks,
+            price_source,
+            admin,
+        })
     }
 
     async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, api, store, proxy, vms, advertising, mut beside, desk, admin } =
-            self;
+        let Self {
+            begun,
+            listener,
+            api,
+            store,
+            proxy,
+            vms,
+            advertising,
+            mut beside,
+            desks,
+            price_source,
+            admin,
+        } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -231,9 +271,12 @@ impl Node {
                 "development: nothing is advertised, no payments are taken, no ports are verified"
             );
         }
-        beside.spawn(admin::watch(desk.clone(), stop.clone()));
+        beside.spawn(admin::watch(desks.plugins.clone(), stop.clone()));
+        if let Some(source) = price_source {
+            beside.spawn(desks.pricing.clone().follow(source, stop.clone()));
+        }
         if let Some(admin) = admin {
-            beside.spawn(admin::serve(admin, desk, stop.clone()));
+            beside.spawn(admin::serve(admin, desks, stop.clone()));
         }
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
@@ -329,9 +372,13 @@ async fn load_plugins(catalog: &Catalog, wanted: Option<&str>) -> Result<Plugins
 }
 
 /// What the provider's offer to requestors is made of.
-fn offer_sources(settings: &Settings, provider_id: String, vms: VmService) -> Sources {
+fn offer_sources(
+    settings: &Settings,
+    provider_id: String,
+    vms: VmService,
+    prices: watch::Receiver<pricing::Prices>,
+) -> Sources {
     let max_vms = settings.vms.max_vms;
-    let usd = settings.pricing;
     let public_ip = settings.identity.public_ip;
     Sources {
         identity: Identity {
@@ -352,13 +399,13 @@ fn offer_sources(settings: &Settings, provider_id: String, vms: VmService) -> So
             (Free { amounts: report.available, machines }, held)
         }),
         prices: Box::new(move || {
-            let decimal = |price: f64| price.try_into().unwrap_or_default();
-            let usd = Prices {
-                per_core_month: decimal(usd.usd_per_core_month),
-                per_gb_ram_month: decimal(usd.usd_per_gb_ram_month),
-                per_gb_storage_month: decimal(usd.usd_per_gb_storage_month),
+            let prices = prices.borrow();
+            let told = |monthly: MonthlyPrices| Prices {
+                per_core_month: monthly.per_core,
+                per_gb_ram_month: monthly.per_gb_ram,
+                per_gb_storage_month: monthly.per_gb_storage,
             };
-            (usd, None)
+            (told(prices.usd), prices.glm.map(told))
         }),
         reach: Box::new(move || {
             match public_ip {

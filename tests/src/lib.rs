@@ -6,11 +6,15 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
+//! their SSH server; `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
+//! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
+pub mod anvil;
+pub mod background;
 mod binary;
+mod captcha_faucet;
 mod client;
 mod conformance;
 pub mod database;
@@ -20,20 +24,26 @@ pub mod mounts;
 pub mod multipass;
 pub mod paper;
 pub mod ports;
+mod price_source;
 pub mod processes;
 mod provider;
 pub mod schemathesis;
 mod ssh;
 mod stand_in;
+pub mod tools;
 pub mod wait;
 
+pub use anvil::Anvil;
+pub use background::Background;
 pub use binary::{component, provider as program};
+pub use captcha_faucet::{CaptchaFaucet, Puzzles};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;
 pub use paper::Paper;
+pub use price_source::PriceSource;
 pub use provider::{Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
 pub use stand_in::{GREETING, StandIn};

@@ -9,10 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::wait;
+use crate::{tools, wait};
 
-/// Says where the program is, if not in its usual place.
-const VARIABLE: &str = "GOLEM_TEST_SCHEMATHESIS";
 /// For starting up and reporting, beyond the time it is given to ask.
 const EXTRA: Duration = Duration::from_secs(120);
 
@@ -53,19 +51,5 @@ pub async fn check(port: u16, time: Duration) -> Result<()> {
 }
 
 fn program() -> Result<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(program) = set(VARIABLE) {
-        return Ok(program);
-    }
-    let cache = set("XDG_CACHE_HOME")
-        .or_else(|| Some(env::home_dir()?.join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set")?;
-    let program = cache.join("golem-provider/schemathesis/bin/schemathesis");
-    if !program.is_file() {
-        bail!(
-            "schemathesis is not installed: {} is missing. Run `cargo xtask api-checker` first, or name the program in {VARIABLE}",
-            program.display()
-        );
-    }
-    Ok(program)
+    tools::find("GOLEM_TEST_SCHEMATHESIS", "schemathesis/bin/schemathesis", "api-checker")
 }

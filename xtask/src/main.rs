@@ -2,19 +2,21 @@
 //! and a disk image, running, testing and measuring.
 //!
 //! Each sub-command lives in the module of its name and is written in terms of the ones before
-//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
+//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`], [`network`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
 //! things are), [`guest_toolchain`] (how plugins are compiled), [`provider_files`] (what is written
-//! into a provider's data directory), [`announce`] (what is printed once it is up), [`packages`]
-//! (what is needed from the distribution) and [`ui`] (progress).
+//! into a provider's data directory), [`announce`] (what is printed once it is up), [`anvil`] and [`venv`] (what tests
+//! use from npm and of Python), [`packages`] (what is needed from the distribution) and [`ui`] (progress).
 //!
 //! Nothing here is part of the provider, and nothing here is needed on a machine that only runs
 //! the finished binary.
 
 mod announce;
+mod anvil;
 mod api_checker;
 mod bench;
 mod guest_toolchain;
 mod image;
+mod network;
 mod packages;
 mod plugins;
 mod provider_files;
@@ -22,6 +24,7 @@ mod run;
 mod setup;
 mod test;
 mod ui;
+mod venv;
 mod workspace;
 
 use std::process::ExitCode;
@@ -47,6 +50,7 @@ enum Command {
     Run(run::Arguments),
     Test(test::Arguments),
     ApiChecker(api_checker::Arguments),
+    Network(network::Arguments),
     Bench(bench::Arguments),
     #[command(hide = true)]
     Announce(announce::Arguments),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
         Command::ApiChecker(arguments) => api_checker::main(&arguments),
+        Command::Network(arguments) => network::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Announce(arguments) => announce::main(&arguments),
     };

@@ -9,13 +9,18 @@ use anyhow::{Context, Result, bail};
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
 use crate::workspace::{Workspace, cargo};
-use crate::{api_checker, image, packages, plugins, setup};
+use crate::{api_checker, image, network, packages, plugins, setup};
 
 /// Where the end-to-end tests find the image that machines are made from.
 const CATALOG_VARIABLE: &str = "GOLEM_TEST_IMAGE_CATALOG";
 
 /// Where they find what holds the API against its document.
 const SCHEMATHESIS_VARIABLE: &str = "GOLEM_TEST_SCHEMATHESIS";
+
+/// Where they find what stands for the Golem Network: a program, and two directories of programs.
+const ANVIL_VARIABLE: &str = "GOLEM_TEST_ANVIL";
+const DISCOVERY_VARIABLE: &str = "GOLEM_TEST_DISCOVERY";
+const GOLEM_BASE_VARIABLE: &str = "GOLEM_TEST_GOLEM_BASE";
 
 /// Sets up, checks format and lints, runs every test
 ///
@@ -45,6 +50,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     lint(&workspace)?;
     let catalog = image::build(&workspace)?;
     let schemathesis = api_checker::install(&workspace)?;
+    let network = network::install(&workspace)?;
 
     let step =
         Step::start_loud("testing the whole workspace", "ten minutes; longer the first time");
@@ -54,6 +60,9 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         .args(&arguments.cargo)
         .env(CATALOG_VARIABLE, catalog)
         .env(SCHEMATHESIS_VARIABLE, schemathesis)
+        .env(ANVIL_VARIABLE, network.anvil)
+        .env(DISCOVERY_VARIABLE, network.discovery)
+        .env(GOLEM_BASE_VARIABLE, network.golem_base)
         .current_dir(&workspace.root);
     let (totals, passed) = run_tests(&mut command)?;
     if passed && totals.failed == 0 {

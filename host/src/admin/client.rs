@@ -9,7 +9,10 @@ use super::{
     protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
     server::socket_path,
 };
-use crate::plugins::{Kind, installation::Grant};
+use crate::{
+    payments::pricing::{PriceChange, Prices},
+    plugins::{Kind, installation::Grant},
+};
 
 /// Compiling and probing a plugin takes seconds, on a slow machine many.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -73,6 +76,15 @@ impl AdminClient {
     pub async fn use_plugins(&self, kind: Kind, names: &[String]) -> Result<(), ClientError> {
         let request = UseRequest { kind, names: names.to_vec() };
         self.ask(Method::POST, "plugins-in-use", Some(&request)).await
+    }
+
+    pub async fn prices(&self) -> Result<Prices, ClientError> {
+        self.ask(Method::GET, "pricing", None::<&()>).await
+    }
+
+    /// Answers the prices that count from now on.
+    pub async fn set_prices(&self, change: &PriceChange) -> Result<Prices, ClientError> {
+        self.ask(Method::POST, "pricing", Some(change)).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     desk::{DeskError, PluginDesk},
+    pricing,
     protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
 };
+use crate::payments::pricing::Pricing;
 
 /// Where the socket of the provider with this data directory is.
 pub fn socket_path(data_dir: &FilePath) -> PathBuf {
@@ -77,10 +79,18 @@ impl AdminListener {
     }
 }
 
+/// What the operator's commands change.
+#[derive(Clone)]
+pub struct Desks {
+    pub plugins: PluginDesk,
+    pub pricing: Pricing,
+}
+
 /// Answers until `stop`, and lets changes under way end.
-pub async fn serve(listener: AdminListener, desk: PluginDesk, stop: CancellationToken) {
+pub async fn serve(listener: AdminListener, desks: Desks, stop: CancellationToken) {
     let AdminListener { listener, _file } = listener;
-    let served = axum::serve(listener, router(desk)).with_graceful_shutdown(stop.cancelled_owned());
+    let router = router(desks.plugins).merge(pricing::routes(desks.pricing));
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::warn!("the socket for the operator's commands has failed: {error}");
     }

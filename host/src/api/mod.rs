@@ -13,7 +13,7 @@
 //! into JSON; whatever fails is an [`error::ApiError`] by `?`. Reading calls never wait for a backend or the disk.
 //! Changing calls go on when their client goes away: the work belongs to the service, a request only waits for it.
 //!
-//! This module may call `vms` and read `settings`; only the composition root calls it. Only this module knows axum.
+//! This module may call `vms`, look at the prices of `payments` and read `settings`; only the composition root calls it. Only this module knows axum.
 
 mod client;
 mod create;
@@ -39,9 +39,11 @@ mod written;
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::Request, response::Response};
+use tokio::sync::watch;
 
 use crate::{
-    settings::{ApiSettings, Environment, PricingSettings, Settings},
+    payments::pricing::Prices,
+    settings::{ApiSettings, Environment, Settings},
     vms::VmService,
 };
 
@@ -57,14 +59,19 @@ pub struct ApiState {
     pub vms: VmService,
     info: Arc<provider::WrittenInfo>,
     pub environment: Environment,
-    pub pricing: PricingSettings,
+    pub pricing: watch::Receiver<Prices>,
     pub settings: ApiSettings,
     written: Arc<written::WrittenVms>,
 }
 
 impl ApiState {
     /// `provider_id` is the address of the provider's key.
-    pub fn new(settings: &Settings, provider_id: String, vms: VmService) -> Self {
+    pub fn new(
+        settings: &Settings,
+        provider_id: String,
+        vms: VmService,
+        pricing: watch::Receiver<Prices>,
+    ) -> Self {
         Self {
             info: Arc::new(provider::WrittenInfo::new(
                 ProviderInfo::new(&settings.identity, provider_id),
@@ -72,7 +79,7 @@ impl ApiState {
             )),
             vms,
             environment: settings.environment,
-            pricing: settings.pricing,
+            pricing,
             settings: settings.api.clone(),
             written: Arc::default(),
         }

@@ -6,6 +6,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use jiff::Timestamp;
+use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,8 +16,9 @@ use super::{
     vms::{AnyState, VmBody},
 };
 use crate::{
+    payments::pricing::{MonthlyPrices, Prices},
     resources::{Amounts, ResourceReport},
-    settings::{Environment, PricingSettings},
+    settings::Environment,
 };
 
 /// All that a dashboard shows.
@@ -55,12 +58,23 @@ pub struct AmountsBody {
     storage: u64,
 }
 
-/// Prices a month.
+/// Prices a month. Those in GLM, exact decimals, are `null` as long as no price of GLM is known.
 #[derive(Serialize, ToSchema)]
 pub struct Pricing {
     usd_per_core_month: f64,
     usd_per_gb_ram_month: f64,
     usd_per_gb_storage_month: f64,
+    #[schema(example = "20.0")]
+    glm_per_core_month: Option<String>,
+    #[schema(example = "8.0")]
+    glm_per_gb_ram_month: Option<String>,
+    #[schema(example = "0.4")]
+    glm_per_gb_storage_month: Option<String>,
+    /// The price of GLM that those are computed with.
+    #[schema(example = "0.25")]
+    usd_per_glm: Option<String>,
+    /// How long ago that price was last confirmed.
+    rate_age_seconds: Option<u64>,
 }
 
 impl From<Amounts> for AmountsBody {
@@ -80,12 +94,23 @@ impl From<ResourceReport> for ResourcesBody {
     }
 }
 
-impl From<PricingSettings> for Pricing {
-    fn from(pricing: PricingSettings) -> Self {
+impl From<&Prices> for Pricing {
+    fn from(prices: &Prices) -> Self {
+        // What is shown as a JSON number, as clients read it; nothing is computed with it.
+        let number = |price: Decimal| price.to_f64().unwrap_or_default();
+        let glm = |price: fn(&MonthlyPrices) -> Decimal| {
+            prices.glm.as_ref().map(|glm| price(glm).to_string())
+        };
+        let rate = prices.rate.as_ref();
         Self {
-            usd_per_core_month: pricing.usd_per_core_month,
-            usd_per_gb_ram_month: pricing.usd_per_gb_ram_month,
-            usd_per_gb_storage_month: pricing.usd_per_gb_storage_month,
+            usd_per_core_month: number(prices.usd.per_core),
+            usd_per_gb_ram_month: number(prices.usd.per_gb_ram),
+            usd_per_gb_storage_month: number(prices.usd.per_gb_storage),
+            glm_per_core_month: glm(|glm| glm.per_core),
+            glm_per_gb_ram_month: glm(|glm| glm.per_gb_ram),
+            glm_per_gb_storage_month: glm(|glm| glm.per_gb_storage),
+            usd_per_glm: rate.map(|rate| rate.usd_per_glm.to_string()),
+            rate_age_seconds: rate.map(|rate| rate.age(Timestamp::now()).as_secs()),
         }
     }
 }
@@ -105,7 +130,7 @@ pub async fn summary(State(state): State<AnyState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         environment: *environment,
         resources: vms.resources().into(),
-        pricing: (*pricing).into(),
+        pricing: (&*pricing.borrow()).into(),
         backends: vms.backends().names(),
         vms: list.iter().map(|vm| VmBody::of(vm)).collect(),
     };

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::{Answer as _, *};
 use crate::{
+    payments::pricing::Rate,
     plugins::FailureKind,
     settings::{self, Inputs, Overrides},
     telemetry::testing::Lines,
@@ -40,6 +41,15 @@ struct Provider {
     fixture: Fixture,
     node: Node,
     api: Api,
+}
+
+/// A minute old.
+fn rate() -> Option<Rate> {
+    Some(Rate {
+        usd_per_glm: "0.3".parse().unwrap(),
+        at: jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60),
+        source: "https://prices.example".into(),
+    })
 }
 
 struct Answer {
@@ -74,6 +84,7 @@ impl Provider {
             &settings,
             "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266".into(),
             node.service.clone(),
+            watch::Sender::new(Prices::new(settings.pricing.usd, rate())).subscribe(),
         ));
         Self { fixture, node, api }
     }
@@ -546,7 +557,11 @@ async fn the_summary_shows_machine_prices_and_vms() {
     assert_eq!(summary["vms"], json!([vm]));
     assert_eq!(summary["resources"]["total"], json!({"cpu": 64, "memory": 256, "storage": 4000}));
     assert_eq!(summary["resources"]["allocated"], json!({"cpu": 1, "memory": 1, "storage": 10}));
-    assert_eq!(summary["pricing"]["usd_per_core_month"], 5.0);
+    let pricing = &summary["pricing"];
+    assert_eq!(pricing["usd_per_core_month"], 5.0);
+    assert_eq!(pricing["glm_per_core_month"], "16.666666666666666667");
+    assert_eq!(pricing["usd_per_glm"], "0.3");
+    assert!(pricing["rate_age_seconds"].as_u64().unwrap() >= 60, "{pricing}");
 }
 
 #[tokio::test]

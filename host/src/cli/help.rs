@@ -26,6 +26,8 @@ Examples:
   curl -s http://127.0.0.1:7466/api/v1/vms -d '{{\"name\": \"first\", \"ssh_key\": \"'\"$(cat ~/.ssh/id_ed25519.pub)\"'\"}}'
   GOLEM_PROVIDER_MAX_VMS=3 golem-provider start       offer at most three machines
   golem-provider config show                          which settings count, and where they come from
+  golem-provider pricing show                         what machines cost, in USD and in GLM
+  golem-provider wallet show                          the provider's address, which is its id
 
 Settings are read from the environment, from .env in the working directory and from .env in the data directory; the \
 first that has a key wins. A key that is misspelt or out of range is an error, before anything starts:

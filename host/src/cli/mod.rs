@@ -9,14 +9,18 @@
 mod config;
 mod help;
 mod plugin;
+mod pricing;
+mod print;
 mod start;
+mod wallet;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
-    settings::{self, Overrides, Settings},
+    settings::{self, Origin, Overrides, Settings},
     telemetry,
 };
 
@@ -43,6 +47,12 @@ enum Command {
     /// Write, test, install, grant, switch and look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
+    /// Look at the prices of machines, and change them
+    #[command(subcommand)]
+    Pricing(pricing::Pricing),
+    /// The provider's key, its money, and test money
+    #[command(subcommand)]
+    Wallet(wallet::Command),
 }
 
 /// What was wrong with command line or settings.
@@ -67,7 +77,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let overrides = match &cli.command {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
-        Command::Config(_) => Overrides::default(),
+        Command::Config(_) | Command::Pricing(_) | Command::Wallet(_) => Overrides::default(),
         Command::Plugin(command) => match command.of_an_author() {
             // Needs no provider, and no settings of one.
             Some(command) => return command.run(),
@@ -91,6 +101,13 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             Ok(plugin::Outcome::NeedsConsent) => return ExitCode::from(WRONG_USAGE),
             Err(error) => Err(error),
         },
+        Command::Pricing(command) => command.run(&settings),
+        Command::Wallet(command) => match command.run(&settings) {
+            Ok(wallet::Outcome::Done) => Ok(()),
+            Ok(wallet::Outcome::Incomplete) => return ExitCode::FAILURE,
+            Ok(wallet::Outcome::NotAsked) => return ExitCode::from(WRONG_USAGE),
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,6 +115,31 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             eprintln!("golem-provider: {}", told(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs what a command does asynchronously, to its end.
+///
+/// # Errors
+/// There is no runtime.
+fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(done)
+}
+
+/// Where a setting comes from, if that counts more than this file does.
+fn overridden(settings: &Settings, key: &str, file: &Path) -> Option<String> {
+    let key = settings.effective.iter().find(|effective| effective.key == key)?;
+    match &key.origin {
+        Origin::Default => None,
+        Origin::File(from) if from == file => None,
+        other => Some(other.to_string()),
     }
 }
 
@@ -135,7 +177,7 @@ mod tests {
         match parse(line).unwrap().command {
             Command::Start(arguments) => arguments.overrides(false),
             Command::Dev(arguments) => arguments.overrides(true),
-            Command::Config(_) | Command::Plugin(_) => unreachable!("the line starts a provider"),
+            _ => unreachable!("the line starts a provider"),
         }
     }
 

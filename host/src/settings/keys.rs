@@ -9,6 +9,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
+use rust_decimal::Decimal;
 
 use super::{
     Environment, Secret,
@@ -137,6 +138,7 @@ keys! {
     ID: String, parse::text, "kept for old files; the id is the address of the Ethereum key";
     #[secret] ETHEREUM_PRIVATE_KEY: Secret, parse::private_key, "the provider's key, in hex";
     ETHEREUM_KEY_DIR: PathBuf, parse::path, "where the key is kept when none is set (<data dir>/keys)";
+    ETHEREUM_KEYSTORE_PASSPHRASE_FILE: PathBuf, parse::path, "file with the passphrase that the key is encrypted with; none: not encrypted";
 
     VM_BACKEND: String, parse::plugin_name, "plugin that makes new VMs (default: the first bundled one that works here)";
     PLUGIN_DIR: PathBuf, parse::path, "where plugins are looked for (<data dir>/plugins)";
@@ -172,19 +174,19 @@ keys! {
     #[secret] GOLEM_BASE_RPC_URL: Vec<String>, parse::http_urls, "JSON-RPC of Golem Base; several are asked in turn";
     #[later] GOLEM_BASE_WS_URL: String, parse::ws_url, "WebSocket of Golem Base";
 
-    PRICE_USD_PER_CORE_MONTH: f64 = 5.0, parse::amount, "price of a core in USD a month";
-    PRICE_USD_PER_GB_RAM_MONTH: f64 = 2.0, parse::amount, "price of a GB of memory in USD a month";
-    PRICE_USD_PER_GB_STORAGE_MONTH: f64 = 0.1, parse::amount, "price of a GB of storage in USD a month";
-    #[later] COINGECKO_API_URL: String, parse::http_url, "where the price of GLM is asked";
-    #[later] COINGECKO_IDS: Vec<String> = vec!["golem".into(), "golem-network-tokens".into()], parse::list, "names of GLM there";
-    #[later] PRICING_UPDATE_ENABLED: bool = true, parse::flag, "follow the price of GLM";
-    #[later] PRICING_UPDATE_MIN_DELTA_PERCENT: f64 = 1.0, parse::amount, "changes smaller than this are not advertised";
+    PRICE_USD_PER_CORE_MONTH: Decimal = Decimal::new(50, 1), parse::amount, "price of a core in USD a month";
+    PRICE_USD_PER_GB_RAM_MONTH: Decimal = Decimal::new(20, 1), parse::amount, "price of a GB of memory in USD a month";
+    PRICE_USD_PER_GB_STORAGE_MONTH: Decimal = Decimal::new(1, 1), parse::amount, "price of a GB of storage in USD a month";
+    COINGECKO_API_URL: String = "https://api.coingecko.com/api/v3".into(), parse::http_url, "where the price of GLM is asked";
+    COINGECKO_IDS: Vec<String> = vec!["golem".into(), "golem-network-tokens".into()], parse::list, "names of GLM there, the best one first";
+    PRICING_UPDATE_ENABLED: bool = true, parse::flag, "ask for the price of GLM (in development only where COINGECKO_API_URL is set)";
+    PRICING_UPDATE_MIN_DELTA_PERCENT: Decimal = Decimal::new(10, 1), parse::amount, "changes of the price of GLM that are smaller change nothing";
     PRICING_UPDATE_INTERVAL_DISCOVERY: u64 = 900, parse::whole::<u64, 1, 2_592_000>, "seconds between price updates";
     PRICING_UPDATE_INTERVAL_GOLEM_BASE: u64 = 14400, parse::whole::<u64, 1, 2_592_000>, "the same for Golem Base";
 
-    #[later] #[secret] POLYGON_RPC_URL: String, parse::http_url, "JSON-RPC of the chain that is paid on";
+    #[secret] POLYGON_RPC_URL: Vec<String>, parse::http_urls, "JSON-RPC of the chain that is paid on; several are asked in turn";
     #[later] STREAM_PAYMENT_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the payment streams; zero for none";
-    #[later] GLM_TOKEN_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the GLM token";
+    GLM_TOKEN_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the GLM token";
     #[later] STREAM_MIN_REMAINING_SECONDS: u64 = 3600, parse::whole::<u64, 0, {u64::MAX}>, "runway a stream must have";
     #[later] STREAM_CREATE_GRACE_SECONDS: u64 = 300, parse::whole::<u64, 0, 86400>, "what a new stream may lack of an hour";
     #[later] STREAM_RETENTION_SECONDS: u64 = 86400, parse::whole::<u64, 0, {u64::MAX}>, "how long an unpaid VM is kept, stopped";
@@ -194,10 +196,10 @@ keys! {
     #[later] STREAM_WITHDRAW_INTERVAL_SECONDS: u64 = 1800, parse::whole::<u64, 1, 2_592_000>, "seconds between withdrawals";
     #[later] STREAM_MIN_WITHDRAW_WEI: u128 = 0, parse::wei, "the smallest amount that is withdrawn";
 
-    #[later] FAUCET_URL: String, parse::http_url, "faucet of the testnet";
-    #[later] L2_FAUCET_URL: String, parse::http_url, "faucet of the layer-2 testnet";
-    #[later] CAPTCHA_URL: String, parse::http_url, "captcha server of the faucets";
-    #[later] #[secret] CAPTCHA_API_KEY: Secret, parse::secret, "key of the captcha server";
+    FAUCET_URL: String, parse::http_url, "faucet of the testnet that is advertised on";
+    L2_FAUCET_URL: String, parse::http_url, "faucet of the testnet that is paid on";
+    CAPTCHA_URL: String, parse::http_url, "captcha server of the faucets";
+    #[secret] CAPTCHA_API_KEY: Secret, parse::secret, "key of the captcha server";
     MULTIPASS_BINARY_PATH: PathBuf, parse::path, "the multipass program; the same as PLUGIN_MULTIPASS_BINARY_PATH";
 }
 

@@ -28,10 +28,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::Serialize;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 
 pub use error::SettingsError;
-pub use parse::{CorsOrigins, LogFormat, PublicIp};
+pub use parse::{CorsOrigins, LogFormat, PublicIp, amount};
 pub use resolve::resolve;
 pub use secret::Secret;
 pub use sources::{Inputs, Origin};
@@ -57,8 +58,8 @@ pub struct Settings {
     pub resources: ResourceSettings,
     pub pricing: PricingSettings,
     pub discovery: DiscoverySettings,
-    /// Servers to ask, by the name of the chain: `golem-base`, `payments`. A chain without one is not there.
-    pub chains: BTreeMap<String, Vec<Secret>>,
+    pub chains: ChainSettings,
+    pub faucets: FaucetSettings,
     pub log: LogSettings,
     /// What was set as `GOLEM_PROVIDER_PLUGIN_<NAME>_<KEY>`: by plugin name, then by key (lower case, `-` for `_`), untouched.
     pub plugins: BTreeMap<String, BTreeMap<String, String>>,
@@ -121,6 +122,29 @@ pub struct WalletSettings {
     /// Where the key is kept, and made at the first start, when no `private_key` is set.
     pub key_dir: PathBuf,
     pub private_key: Option<Secret>,
+    /// Holds the passphrase that the key in `key_dir` is encrypted with; `None` keeps it as it is.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// How the chains that money is on are reached.
+#[derive(Debug, Clone)]
+pub struct ChainSettings {
+    /// JSON-RPC servers to ask in turn, by the name of the chain: `golem-base` is advertised on, `payments` is paid on. A chain
+    /// without any is not there.
+    pub nodes: BTreeMap<String, Vec<Secret>>,
+    /// The contract of the GLM token there; `None` where payments are in the chain's own coin.
+    pub glm_token: Option<String>,
+}
+
+/// Where test money comes from.
+#[derive(Debug, Clone)]
+pub struct FaucetSettings {
+    /// For the chain that is advertised on.
+    pub golem_base_url: Option<String>,
+    /// For the chain that is paid on.
+    pub payments_url: Option<String>,
+    pub captcha_url: Option<String>,
+    pub captcha_api_key: Option<Secret>,
 }
 
 #[derive(Debug, Clone)]
@@ -156,12 +180,36 @@ pub struct ResourceSettings {
     pub storage_threshold_percent: u8,
 }
 
-/// Monthly prices in USD.
-#[derive(Debug, Clone, Copy)]
+/// What is charged, and where the price of GLM comes from.
+#[derive(Debug, Clone)]
 pub struct PricingSettings {
-    pub usd_per_core_month: f64,
-    pub usd_per_gb_ram_month: f64,
-    pub usd_per_gb_storage_month: f64,
+    /// In USD. Each is at most a million and has at most nine digits after the point.
+    pub usd: MonthlyPrices,
+    /// Whom to ask for the price of GLM; `None`: nobody.
+    pub source: Option<PriceSourceSettings>,
+    /// Changes of the price of GLM that are smaller change nothing.
+    pub min_delta_percent: Decimal,
+}
+
+/// Prices a month, all in one currency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonthlyPrices {
+    #[serde(with = "rust_decimal::serde::str")]
+    pub per_core: Decimal,
+    #[serde(with = "rust_decimal::serde::str")]
+    pub per_gb_ram: Decimal,
+    #[serde(with = "rust_decimal::serde::str")]
+    pub per_gb_storage: Decimal,
+}
+
+/// A server that answers as CoinGecko does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PriceSourceSettings {
+    /// Without what comes after the version of the API.
+    pub url: String,
+    /// Names of GLM there, the best one first.
+    pub ids: Vec<String>,
 }
 
 #[derive(Debug, Clone)]

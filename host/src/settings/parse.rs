@@ -6,6 +6,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
+use rust_decimal::Decimal;
 use serde::Serialize;
 
 use super::{Environment, Secret};
@@ -87,10 +88,20 @@ pub fn wei(text: &str) -> Parsed<u128> {
     text.parse().map_err(|_| "a whole number of wei".into())
 }
 
-/// A finite number that is not negative.
-pub fn amount(text: &str) -> Parsed<f64> {
-    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
-    number.ok_or_else(|| "a number of at least 0, such as 5.0".into())
+/// The largest price, in any currency, and the number of its digits after the point: what is computed from such numbers
+/// neither overflows nor vanishes.
+const MAX_AMOUNT: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
+const MAX_AMOUNT_SCALE: u32 = 9;
+
+/// A price, exactly as it is written.
+pub fn amount(text: &str) -> Parsed<Decimal> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = Decimal::from_str_exact(text).ok().filter(|number| {
+        plain && *number <= MAX_AMOUNT && number.normalize().scale() <= MAX_AMOUNT_SCALE
+    });
+    number.ok_or_else(|| {
+        format!("a number from 0 to {MAX_AMOUNT} with at most {MAX_AMOUNT_SCALE} digits after the point, such as 5.0")
+    })
 }
 
 pub fn ip(text: &str) -> Parsed<IpAddr> {
@@ -263,13 +274,7 @@ pub trait Show {
 macro_rules! show_by_display {
     ($($type:ty),*) => { $(impl Show for $type { fn show(&self) -> String { self.to_string() } })* };
 }
-show_by_display!(String, bool, u8, u16, u32, u64, u128, usize, IpAddr, LogFormat, Secret);
-
-impl Show for f64 {
-    fn show(&self) -> String {
-        format!("{self:?}")
-    }
-}
+show_by_display!(String, Decimal, bool, u8, u16, u32, u64, u128, usize, IpAddr, LogFormat, Secret);
 
 impl Show for PathBuf {
     fn show(&self) -> String {

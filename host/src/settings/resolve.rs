@@ -10,9 +10,10 @@ use std::{
 };
 
 use super::{
-    ApiSettings, DiscoverySettings, EffectiveKey, Environment, IdentitySettings, LogSettings,
-    Overrides, PortSettings, PricingSettings, PublicIp, ResourceSettings, Secret, Settings,
-    SettingsError, VmSettings, WalletSettings,
+    ApiSettings, ChainSettings, DiscoverySettings, EffectiveKey, Environment, FaucetSettings,
+    IdentitySettings, LogSettings, MonthlyPrices, Overrides, PortSettings, PriceSourceSettings,
+    PricingSettings, PublicIp, ResourceSettings, Secret, Settings, SettingsError, VmSettings,
+    WalletSettings,
     keys::{self, AnyKey, Description, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
     parse::Show,
     public_ip,
@@ -198,6 +199,7 @@ fn build(
     };
     let plugin_dir = dir(&keys::PLUGIN_DIR).unwrap_or_else(|| data_dir.join("plugins"));
     let key_dir = dir(&keys::ETHEREUM_KEY_DIR).unwrap_or_else(|| data_dir.join("keys"));
+    let passphrase_file = dir(&keys::ETHEREUM_KEYSTORE_PASSPHRASE_FILE);
     let vm_data_dir = dir(&keys::VM_DATA_DIR);
     if !problems.is_empty() {
         return Err(SettingsError { problems });
@@ -231,6 +233,7 @@ fn build(
         wallet: WalletSettings {
             key_dir,
             private_key: optional(sources, &keys::ETHEREUM_PRIVATE_KEY),
+            passphrase_file,
         },
         ports: PortSettings {
             range,
@@ -251,17 +254,23 @@ fn build(
             memory_threshold_percent: value(sources, &keys::MEMORY_THRESHOLD),
             storage_threshold_percent: value(sources, &keys::STORAGE_THRESHOLD),
         },
-        pricing: PricingSettings {
-            usd_per_core_month: value(sources, &keys::PRICE_USD_PER_CORE_MONTH),
-            usd_per_gb_ram_month: value(sources, &keys::PRICE_USD_PER_GB_RAM_MONTH),
-            usd_per_gb_storage_month: value(sources, &keys::PRICE_USD_PER_GB_STORAGE_MONTH),
+        pricing: pricing(sources, environment),
+        chains: ChainSettings {
+            nodes: nodes(sources),
+            glm_token: Some(value(sources, &keys::GLM_TOKEN_ADDRESS))
+                .filter(|address| !address.eq_ignore_ascii_case(NO_ADDRESS)),
+        },
+        faucets: FaucetSettings {
+            golem_base_url: optional(sources, &keys::FAUCET_URL),
+            payments_url: optional(sources, &keys::L2_FAUCET_URL),
+            captcha_url: optional(sources, &keys::CAPTCHA_URL),
+            captcha_api_key: optional(sources, &keys::CAPTCHA_API_KEY),
         },
         discovery: DiscoverySettings {
             advertisers: advertisers(sources),
             network: value(sources, &keys::NETWORK),
             payments_network: value(sources, &keys::PAYMENTS_NETWORK),
         },
-        chains: chains(sources),
         log: LogSettings {
             format: value(sources, &keys::LOG_FORMAT),
             filter: value(sources, &keys::LOG),
@@ -274,6 +283,26 @@ fn build(
     };
     settings.effective = effective(sources, &settings);
     Ok(settings)
+}
+
+fn pricing(sources: &Sources, environment: Environment) -> PricingSettings {
+    let source = PriceSourceSettings {
+        url: value(sources, &keys::COINGECKO_API_URL),
+        ids: value(sources, &keys::COINGECKO_IDS),
+    };
+    // Whoever tries things out asks nobody, unless told whom.
+    let wanted = environment == Environment::Production
+        || sources.get(keys::COINGECKO_API_URL.description.name).is_some();
+    let enabled = wanted && !source.ids.is_empty() && value(sources, &keys::PRICING_UPDATE_ENABLED);
+    PricingSettings {
+        usd: MonthlyPrices {
+            per_core: value(sources, &keys::PRICE_USD_PER_CORE_MONTH),
+            per_gb_ram: value(sources, &keys::PRICE_USD_PER_GB_RAM_MONTH),
+            per_gb_storage: value(sources, &keys::PRICE_USD_PER_GB_STORAGE_MONTH),
+        },
+        source: enabled.then_some(source),
+        min_delta_percent: value(sources, &keys::PRICING_UPDATE_MIN_DELTA_PERCENT),
+    }
 }
 
 fn public_ip(
@@ -354,9 +383,9 @@ fn advertisers(sources: &Sources) -> BTreeSet<String> {
     advertisers
 }
 
-fn chains(sources: &Sources) -> BTreeMap<String, Vec<Secret>> {
+fn nodes(sources: &Sources) -> BTreeMap<String, Vec<Secret>> {
     let golem_base = optional(sources, &keys::GOLEM_BASE_RPC_URL).unwrap_or_default();
-    let payments = optional(sources, &keys::POLYGON_RPC_URL).into_iter().collect();
+    let payments = optional(sources, &keys::POLYGON_RPC_URL).unwrap_or_default();
     let secret = |urls: Vec<String>| -> Vec<Secret> { urls.into_iter().map(Secret::new).collect() };
     [("golem-base", golem_base), ("payments", payments)]
         .into_iter()

@@ -17,6 +17,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0001-vms.sql")),
     M::up(include_str!("migrations/0002-jobs.sql")),
     M::up(include_str!("migrations/0003-plugin-state.sql")),
+    M::up(include_str!("migrations/0004-rates.sql")),
 ];
 
 /// How long to wait for another program, such as a backup, that has the database locked.
@@ -87,6 +88,22 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Damaged { path: path.to_owned(), message: verdict });
     }
     Ok(connection)
+}
+
+/// For a look at what another process may be writing: nothing is made, nothing is brought up to date. `None` where there is no
+/// database.
+pub(super) fn open_to_look(data_dir: &Path) -> Result<Option<Connection>, StoreError> {
+    let path = DataDirectory::database_in(data_dir);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || -> Result<Connection, rusqlite::Error> {
+        let connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(connection)
+    };
+    open().map(Some).map_err(|error| StoreError::from(error).at(&path))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

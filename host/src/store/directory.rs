@@ -56,7 +56,12 @@ impl DataDirectory {
     }
 
     pub(super) fn database(&self) -> PathBuf {
-        self.path.join("provider.db")
+        Self::database_in(&self.path)
+    }
+
+    /// Where the database of a data directory is, whoever has it.
+    pub(super) fn database_in(path: &Path) -> PathBuf {
+        path.join("provider.db")
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! [`Store`] is a handle to a thread that owns the connection; calls are queued to it and awaited, so nothing blocks the
 //! async runtime. A write that has returned survives a power cut. A call whose caller has gone is carried out all
-//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `plugin_state`); their SQL lives in them and
+//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `plugin_state`, `rates`); their SQL lives in them and
 //! in `migrations/`, nowhere else. Only one provider at a time opens a data directory (`directory`).
 //!
-//! Called by `vms` and `plugins`, whose plain values it speaks in; calls nothing else of the host.
+//! Called by `vms`, `plugins` and `payments`, whose plain values it speaks in; calls nothing else of the host.
 
 mod connection;
 mod directory;
 mod error;
 mod jobs;
 mod plugin_state;
+mod rates;
 #[cfg(test)]
 mod tests;
 mod vms;
@@ -29,6 +30,7 @@ use directory::DataDirectory;
 pub use error::StoreError;
 pub use jobs::JobRecord;
 pub use plugin_state::PluginState;
+pub use rates::{RateRecord, read_glm_rate};
 pub use vms::VmRecord;
 
 use crate::faults::{self, FaultPoint};

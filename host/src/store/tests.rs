@@ -256,3 +256,32 @@ async fn plugins_keep_their_values_apart() {
     let state = Store::open(directory.path()).await.unwrap().plugin_state();
     assert_eq!(state.keys("qemu", "").await.unwrap(), ["vm/b"]);
 }
+
+#[tokio::test]
+async fn the_last_price_of_a_token_is_kept_and_can_be_looked_at_while_the_store_is_open() {
+    let directory = TempDir::new().unwrap();
+    assert_eq!(read_glm_rate(directory.path()).unwrap(), None);
+    let store = Store::open(directory.path()).await.unwrap();
+    assert_eq!(store.glm_rate().await.unwrap(), None);
+    let rate = |usd: &str, second| RateRecord {
+        usd: usd.parse().unwrap(),
+        at: Timestamp::from_second(second).unwrap(),
+        source: "https://prices.example".to_owned(),
+    };
+    for (usd, second) in
+        [("0.25", 1_800_000_000), ("0.2500000000000000000000000001", 1_800_000_001)]
+    {
+        store.save_glm_rate(rate(usd, second)).await.unwrap();
+        assert_eq!(store.glm_rate().await.unwrap(), Some(rate(usd, second)));
+        assert_eq!(read_glm_rate(directory.path()).unwrap(), Some(rate(usd, second)));
+    }
+    store.close().await;
+    assert_eq!(read_glm_rate(directory.path()).unwrap().unwrap().at.as_second(), 1_800_000_001);
+}
+
+#[test]
+fn a_database_of_an_older_version_has_no_price() {
+    let directory = TempDir::new().unwrap();
+    Connection::open(directory.path().join("provider.db")).unwrap();
+    assert_eq!(read_glm_rate(directory.path()).unwrap(), None);
+}

@@ -120,6 +120,14 @@ pub struct Resources {
     pub storage_gb: u32,
 }
 
+/// The sizes that have names; the first one is that of a VM of which none is asked for.
+pub const NAMED_SIZES: [(&str, Resources); 4] = [
+    ("small", Resources { cpu_cores: 1, memory_gb: 1, storage_gb: 10 }),
+    ("medium", Resources { cpu_cores: 2, memory_gb: 4, storage_gb: 20 }),
+    ("large", Resources { cpu_cores: 4, memory_gb: 8, storage_gb: 40 }),
+    ("xlarge", Resources { cpu_cores: 8, memory_gb: 16, storage_gb: 80 }),
+];
+
 /// The sizes that can be asked for.
 pub const CPU_CORES: [u32; 5] = [1, 2, 4, 8, 16];
 pub const MEMORY_GB: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];

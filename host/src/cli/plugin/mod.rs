@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
+use super::{on_runtime, overridden};
 use crate::{
     admin::{AdminClient, InstallRequest, PluginReport, PluginState},
     plugins::{
@@ -23,7 +24,7 @@ use crate::{
         harness::MemoryState,
         installation::{Grant, GrantKind, Listed, check_name, grants_for},
     },
-    settings::{self, Origin, Settings},
+    settings::{self, Settings},
 };
 
 #[derive(Debug, Subcommand)]
@@ -156,14 +157,7 @@ impl Plugin {
     /// # Errors
     /// What was asked for could not be done.
     pub fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")?;
-        let done = runtime.block_on(self.carry_out(settings));
-        runtime.shutdown_background();
-        done
+        on_runtime(self.carry_out(settings))?
     }
 
     async fn carry_out(self, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -248,16 +242,6 @@ impl Plugin {
             }
         }
         Ok(Outcome::Done)
-    }
-}
-
-/// Where a setting comes from, if that counts more than this file does.
-fn overridden(settings: &Settings, key: &str, file: &Path) -> Option<String> {
-    let key = settings.effective.iter().find(|effective| effective.key == key)?;
-    match &key.origin {
-        Origin::Default => None,
-        Origin::File(from) if from == file => None,
-        other => Some(other.to_string()),
     }
 }
 

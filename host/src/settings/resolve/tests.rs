@@ -311,6 +311,30 @@ fn lists_are_read_as_json_and_between_commas() {
 }
 
 #[test]
+fn prices_are_exact_and_the_price_of_glm_is_asked_for_where_that_is_wanted() {
+    let machine = Machine::new();
+    let pricing = |keys: &[(&str, &str)]| machine.resolve(keys).unwrap().pricing;
+    let by_default = pricing(&[]);
+    assert_eq!(by_default.usd.per_gb_storage, "0.1".parse().unwrap());
+    let source = by_default.source.unwrap();
+    assert_eq!(source.url, "https://api.coingecko.com/api/v3");
+    assert_eq!(source.ids, ["golem", "golem-network-tokens"]);
+    assert_eq!(pricing(&[("GOLEM_PROVIDER_PRICING_UPDATE_ENABLED", "false")]).source, None);
+    assert_eq!(pricing(&[("GOLEM_PROVIDER_COINGECKO_IDS", "[]")]).source, None);
+
+    let development = ("GOLEM_ENVIRONMENT", "development");
+    assert_eq!(pricing(&[development]).source, None);
+    let url = ("GOLEM_PROVIDER_COINGECKO_API_URL", "http://127.0.0.1:1");
+    assert_eq!(pricing(&[development, url]).source.unwrap().url, "http://127.0.0.1:1");
+
+    let price = |text| machine.resolve(&[("GOLEM_PROVIDER_PRICE_USD_PER_CORE_MONTH", text)]);
+    assert_eq!(price("0.000000001").unwrap().pricing.usd.per_core.to_string(), "0.000000001");
+    for wrong in ["-1", "1e3", "+1", "1_000", "NaN", "0.0000000001", "1000000.1", "."] {
+        assert!(price(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn rust_log_is_read_where_the_own_key_is_not_set() {
     let machine = Machine::new();
     assert_eq!(machine.resolve(&[("RUST_LOG", "warn")]).unwrap().log.filter, "warn");
