@@ -7,12 +7,14 @@
 //!          ├ settings telemetry   read once, at the start
 //!          ├ api                  HTTP: what requestors see
 //!          ├ admin                a unix socket: what the operator's commands ask of a provider that runs
+//!          ├ status doctor        how the provider is; what of this computer would be in its way
 //!          ├ vms                  a VM's life: the one who decides
 //!          │   ├ resources ports  is there room, and which port
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
 //!          └ payments             the key that stands for the provider
+//! service_manager                what systemd is told
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```
@@ -22,6 +24,7 @@
 pub mod admin;
 pub mod api;
 pub mod cli;
+pub mod doctor;
 pub mod faults;
 pub mod node;
 pub mod payments;
@@ -29,7 +32,9 @@ pub mod plugins;
 pub mod ports;
 pub mod proxy;
 pub mod resources;
+pub mod service_manager;
 pub mod settings;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod vms;

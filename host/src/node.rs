@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, AdminListener, PluginDesk},
+    admin::{self, AdminListener, Doors, Ending, PluginDesk},
     api::{Api, ApiState, Server},
     payments::wallet::{Wallet, WalletError},
     plugins::{
@@ -36,8 +36,10 @@ use crate::{
     },
     ports::{InvalidRange, PortAllocator},
     proxy::{Proxy, ProxyConfig},
-    resources::{Minimums, Monitor, MonitorError, Rules, Thresholds, Tracker},
+    resources::{Monitor, MonitorError, Rules, Tracker},
+    service_manager,
     settings::{Environment, Settings},
+    status::{Observer, ObserverParts},
     store::{PluginState, Store, StoreError},
     vms::{Backends, Deadlines, StartError, VmService, VmServiceConfig, VmServiceParts},
 };
@@ -50,6 +52,8 @@ mod shutdown {
     pub const API: Duration = Duration::from_secs(2);
     /// For VM operations under way, and for stopping VMs where that is wanted.
     pub const VMS: Duration = Duration::from_secs(6);
+    /// For operators' commands that are being answered.
+    pub const ADMIN: Duration = Duration::from_millis(500);
     /// For SSH sessions to be told.
     pub const PROXY: Duration = Duration::from_secs(1);
 }
@@ -131,6 +135,7 @@ struct Node {
     proxy: Proxy,
     vms: VmService,
     desk: PluginDesk,
+    observer: Observer,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
 }
@@ -175,22 +180,26 @@ impl Node {
             store: store.clone(),
             proxy: proxy.clone(),
             backends,
-            resources: Tracker::new(rules(settings), monitor),
+            resources: Tracker::new(Rules::from(&settings.resources), monitor),
             ports: PortAllocator::new(settings.ports.range.clone())?,
             config: vm_config(settings),
         })
         .await?;
         let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
-        let desk = PluginDesk::new(Arc::new(catalog), vms.clone());
+        let catalog = Arc::new(catalog);
+        let parts =
+            ObserverParts { catalog: Arc::clone(&catalog), vms: vms.clone(), proxy: proxy.clone() };
+        let observer = Observer::new(settings, Rules::from(&settings.resources).minimums, parts);
+        let desk = PluginDesk::new(catalog, vms.clone());
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
             .ok();
-        Ok(Self { begun, listener, api, store, proxy, vms, desk, admin })
+        Ok(Self { begun, listener, api, store, proxy, vms, desk, observer, admin })
     }
 
     async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, api, store, proxy, vms, desk, admin } = self;
+        let Self { begun, listener, api, store, proxy, vms, desk, observer, admin } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -204,16 +213,22 @@ impl Node {
                 "development: nothing is advertised, no payments are taken, no ports are verified"
             );
         }
+        service_manager::tell(service_manager::State::Ready);
+        let ending = Ending::new(stop.clone());
         let mut helpers = JoinSet::new();
         helpers.spawn(admin::watch(desk.clone(), stop.clone()));
         if let Some(admin) = admin {
-            helpers.spawn(admin::serve(admin, desk, stop.clone()));
+            let doors = Doors { desk, observer, ending: ending.clone() };
+            helpers.spawn(admin::serve(admin, doors, stop.clone()));
         }
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
-        // A change to the plugins that is under way is cut off between two steps, as by a crash.
+        service_manager::tell(service_manager::State::Stopping);
+        // A change to the plugins that takes longer is cut off between two steps, as by a crash.
+        let answered = async { while helpers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(shutdown::ADMIN, answered).await;
         helpers.shutdown().await;
-        let stop_vms = settings.vms.stop_on_exit;
+        let stop_vms = ending.stop_vms().unwrap_or(settings.vms.stop_on_exit);
         tracing::info!(
             "ending; running machines {}",
             if stop_vms { "are stopped" } else { "go on running" }
@@ -280,22 +295,6 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
             Backends::none(reason, others)
         }
     })
-}
-
-fn rules(settings: &Settings) -> Rules {
-    let resources = &settings.resources;
-    Rules {
-        thresholds: Thresholds {
-            cpu_percent: resources.cpu_threshold_percent,
-            memory_percent: resources.memory_threshold_percent,
-            storage_percent: resources.storage_threshold_percent,
-        },
-        minimums: Minimums {
-            cpu_cores: resources.min_cpu_cores,
-            memory_gb: resources.min_memory_gb,
-            storage_gb: resources.min_storage_gb,
-        },
-    }
 }
 
 fn vm_config(settings: &Settings) -> VmServiceConfig {

@@ -6,10 +6,10 @@ use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
+    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest},
     server::socket_path,
 };
-use crate::plugins::installation::Grant;
+use crate::{doctor::Examination, plugins::installation::Grant, status::Status};
 
 /// Compiling and probing a plugin takes seconds, on a slow machine many.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -73,6 +73,19 @@ impl AdminClient {
     pub async fn use_vm_backend(&self, name: &str) -> Result<(), ClientError> {
         let request = UseRequest { name: name.to_owned() };
         self.ask(Method::POST, "vm-backend", Some(&request)).await
+    }
+
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "status", None::<&()>).await
+    }
+
+    pub async fn examinations(&self) -> Result<Vec<Examination>, ClientError> {
+        self.ask(Method::GET, "examinations", None::<&()>).await
+    }
+
+    /// Tells it to end, which it has not done yet when this returns.
+    pub async fn stop(&self, stop_vms: Option<bool>) -> Result<(), ClientError> {
+        self.ask(Method::POST, "stop", Some(&StopRequest { stop_vms })).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokio::sync::Mutex;
 
-use super::protocol::{PluginReport, PluginState};
+use super::protocol::PluginReport;
 use crate::{
     plugins::{
         Severity,
         catalog::{Catalog, PluginError, ProbedBackend},
         installation::{Grant, InstallError, Listed},
     },
+    status::state_of,
     vms::{Backends, VmError, VmService},
 };
 
@@ -68,20 +69,11 @@ impl PluginDesk {
     /// What one plugin is doing.
     fn report_on(&self, mut listed: Listed) -> PluginReport {
         let backends = self.backends();
-        let state = if backends.names().contains(&listed.name) {
-            let degraded = backends.degraded(&listed.name);
-            if degraded.is_empty() {
-                PluginState::Working
-            } else {
-                let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
-                listed.problem = Some(texts.join("; "));
-                PluginState::Degraded
-            }
-        } else if !listed.enabled {
-            PluginState::Disabled
-        } else {
-            PluginState::Unusable
-        };
+        let (state, degraded) = state_of(&listed, backends);
+        if !degraded.is_empty() {
+            let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
+            listed.problem = Some(texts.join("; "));
+        }
         let is_default = backends.default_name().is_ok_and(|default| default == listed.name);
         PluginReport { listed, state, is_default }
     }

@@ -19,7 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     desk::{DeskError, PluginDesk},
-    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
+    ending::Ending,
+    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest},
+};
+use crate::{
+    doctor::{self, Examination},
+    status::{Observer, Status},
 };
 
 /// Where the socket of the provider with this data directory is.
@@ -77,17 +82,27 @@ impl AdminListener {
     }
 }
 
+/// What the socket leads to.
+pub struct Doors {
+    pub desk: PluginDesk,
+    pub observer: Observer,
+    pub ending: Ending,
+}
+
 /// Answers until `stop`, and lets changes under way end.
-pub async fn serve(listener: AdminListener, desk: PluginDesk, stop: CancellationToken) {
+pub async fn serve(listener: AdminListener, doors: Doors, stop: CancellationToken) {
     let AdminListener { listener, _file } = listener;
-    let served = axum::serve(listener, router(desk)).with_graceful_shutdown(stop.cancelled_owned());
+    let served =
+        axum::serve(listener, router(doors)).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::warn!("the socket for the operator's commands has failed: {error}");
     }
 }
 
-fn router(desk: PluginDesk) -> Router {
+fn router(doors: Doors) -> Router {
+    let Doors { desk, observer, ending } = doors;
     Router::new()
+        .route("/examinations", get(examine))
         .route("/plugins", get(list).post(install))
         .route("/plugins/{name}", delete(remove))
         .route("/plugins/{name}/reload", post(reload))
@@ -97,6 +112,23 @@ fn router(desk: PluginDesk) -> Router {
         .route("/plugins/{name}/revoke", post(revoke))
         .route("/vm-backend", post(use_vm_backend))
         .with_state(desk)
+        .merge(Router::new().route("/status", get(status)).with_state(observer))
+        .merge(Router::new().route("/stop", post(end)).with_state(ending))
+}
+
+async fn status(State(observer): State<Observer>) -> Json<Status> {
+    Json(observer.status().await)
+}
+
+async fn end(State(ending): State<Ending>, Json(request): Json<StopRequest>) -> Json<()> {
+    tracing::info!("told to end by `golem-provider stop`");
+    ending.begin(request.stop_vms);
+    Json(())
+}
+
+/// Tries every plugin as at a start, beside those that work.
+async fn examine(State(desk): State<PluginDesk>) -> Json<Vec<Examination>> {
+    Json(doctor::examine(desk.catalog()).await)
 }
 
 async fn list(State(desk): State<PluginDesk>) -> Json<Vec<PluginReport>> {

@@ -26,6 +26,8 @@ Examples:
   curl -s http://127.0.0.1:7466/api/v1/vms -d '{{\"name\": \"first\", \"ssh_key\": \"'\"$(cat ~/.ssh/id_ed25519.pub)\"'\"}}'
   GOLEM_PROVIDER_MAX_VMS=3 golem-provider start       offer at most three machines
   golem-provider config show                          which settings count, and where they come from
+  golem-provider doctor                               what would be in the way here, and what to do about it
+  golem-provider start --daemon                       in the background; then status, logs -f, stop
 
 Settings are read from the environment, from .env in the working directory and from .env in the data directory; the \
 first that has a key wins. A key that is misspelt or out of range is an error, before anything starts:

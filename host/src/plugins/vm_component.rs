@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
 
 use super::{
@@ -44,7 +45,7 @@ pub struct Description {
 }
 
 /// One thing that a plugin's probe noticed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub severity: Severity,
     pub message: String,
@@ -66,7 +67,8 @@ impl Finding {
 }
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,
     Warning,

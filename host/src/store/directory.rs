@@ -9,7 +9,8 @@ use std::{
 
 use super::StoreError;
 
-const LOCK_FILE: &str = "provider.lock";
+pub(super) const LOCK_FILE: &str = "provider.lock";
+pub(super) const DATABASE: &str = "provider.db";
 
 /// A data directory that this process has for itself until it is dropped, or the process ends in whatever way.
 pub(super) struct DataDirectory {
@@ -56,7 +57,7 @@ impl DataDirectory {
     }
 
     pub(super) fn database(&self) -> PathBuf {
-        self.path.join("provider.db")
+        self.path.join(DATABASE)
     }
 }
 

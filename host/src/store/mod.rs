@@ -11,6 +11,7 @@ mod connection;
 mod directory;
 mod error;
 mod jobs;
+mod look;
 mod plugin_state;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 use directory::DataDirectory;
 pub use error::StoreError;
 pub use jobs::JobRecord;
+pub use look::{Held, holder, vms_at_rest};
 pub use plugin_state::PluginState;
 pub use vms::VmRecord;
 

@@ -1,41 +1,13 @@
 //! What the `plugin` commands print.
 
-use std::io::{self, Write};
-
 use serde_json::json;
 
 use super::Output;
 use crate::{
     admin::{PluginReport, PluginState},
+    cli::print::{print, print_json, table},
     plugins::{catalog::About, manifest::Ask},
 };
-
-/// Rows of columns, each as wide as it has to be.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
-fn print(text: &str) -> io::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever read it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
-}
-
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value)?))?;
-    Ok(())
-}
 
 fn state(report: &PluginReport) -> String {
     let state = match report.state {
@@ -143,17 +115,4 @@ pub fn done(output: &Output, name: &str, what: &str) -> anyhow::Result<()> {
     }
     print(&format!("{what}\n"))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["NAME", "STATE"], ["multipass", "x"]];
-        let rows: Vec<Vec<String>> =
-            rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
-        assert_eq!(table(&rows), "NAME       STATE\nmultipass  x\n");
-    }
 }
