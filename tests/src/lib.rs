@@ -34,6 +34,6 @@ pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;
 pub use paper::Paper;
-pub use provider::{Ended, Provider, Setup};
+pub use provider::{Background, Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
 pub use stand_in::{GREETING, StandIn};

@@ -18,7 +18,12 @@ pub(super) fn checks(settings: &Settings, running: Option<u32>) -> Vec<Check> {
             format!("a provider runs (process {pid}) and has them; `golem-provider status` shows what of them is open"),
         )),
         None => {
-            checks.push(of_api(settings.api.bind, bind(settings.api.bind)));
+            let bound = bind(settings.api.bind);
+            let is_ours = !matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
+            checks.push(of_api(settings.api.bind, bound));
+            if !is_ours {
+                return checks;
+            }
             let taken: Vec<u16> = range
                 .clone()
                 .filter(|port| bind(SocketAddr::new(settings.ports.bind, *port)).is_err())

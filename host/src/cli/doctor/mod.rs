@@ -16,7 +16,7 @@ use crate::{
     admin::AdminClient,
     doctor::{self, Check, State, Subject},
     plugins::{catalog::Catalog, harness::MemoryState},
-    settings::{Settings, SettingsError},
+    settings::{self, Environment, Overrides, Settings, SettingsError},
     store,
 };
 
@@ -69,7 +69,7 @@ impl Arguments {
     /// # Errors
     /// Standard output cannot be written.
     pub async fn run(&self, settings: &Settings) -> anyhow::Result<ExitCode> {
-        let settings = Arc::new(settings.clone());
+        let settings = Arc::new(as_it_runs(settings).await);
         let running = store::holder(&settings.data_dir);
         let subject = Subject {
             settings: Arc::clone(&settings),
@@ -193,6 +193,18 @@ fn shown(checks: &[Check], width: usize) -> String {
         }
     }
     text
+}
+
+/// With the environment of the provider that runs: one that was started by `dev` is in another than its settings say.
+async fn as_it_runs(settings: &Settings) -> Settings {
+    let running = running(settings).await.map(|status| status.sections.provider.environment);
+    if running == Some(Environment::Development) {
+        let overrides = Overrides { development: true, ..Overrides::default() };
+        if let Ok(settings) = settings::load(&overrides) {
+            return settings;
+        }
+    }
+    settings.clone()
 }
 
 /// The provider that runs and answers, if one does.

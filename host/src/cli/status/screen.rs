@@ -67,15 +67,20 @@ fn provider(health: Health, section: &ProviderSection, now: Timestamp) -> String
 
 fn resources(section: &ResourcesSection) -> String {
     let amounts = &section.amounts;
-    let head = ["RESOURCES", "LET", "OF", "FREE NOW", "THERE ARE"].map(str::to_owned);
+    const HEAD: [&str; 5] = ["RESOURCES", "LET", "OF", "FREE NOW", "THERE ARE"];
     let row = |name: &str, of: fn(crate::resources::Amounts) -> u64| {
         let numbers = [amounts.allocated, amounts.allocatable, amounts.available, amounts.total];
         std::iter::once(name.to_owned())
-            .chain(numbers.into_iter().map(|amounts| of(amounts).to_string()))
+            .chain(
+                numbers
+                    .iter()
+                    .zip(&HEAD[1..])
+                    .map(|(amounts, head)| format!("{:>width$}", of(*amounts), width = head.len())),
+            )
             .collect::<Vec<_>>()
     };
     headed(&[
-        head.to_vec(),
+        HEAD.map(str::to_owned).to_vec(),
         row("cores", |amounts| amounts.cpu_cores),
         row("memory, GB", |amounts| amounts.memory_gb),
         row("storage, GB", |amounts| amounts.storage_gb),
@@ -285,7 +290,7 @@ mod tests {
             "running, with issues",
             "4711, for 2 h 10 min",
             "/data/logs/provider.log",
-            "memory, GB   2    8   6",
+            "memory, GB     2   8         6          8\n",
             "2 of 10",
             "web",
             "50800",
