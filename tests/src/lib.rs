@@ -6,9 +6,10 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
-//! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! their SSH server; among them is `operations.rs`, about what an operator does with a provider. `multipass.rs` is about one
+//! backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots a few real ones, and is one program so that no
+//! two programs boot at the same time; it needs the image that `cargo xtask image` builds. `plugin_conformance.rs` and
+//! `plugin_tutorial.rs` are for authors of plugins.
 
 mod binary;
 mod client;

@@ -175,6 +175,8 @@ fn start(
     if is_detached {
         daemon::detach();
         settings.log.file = Some(telemetry::log_file(&settings.data_dir));
+        // Nobody should have to wonder what keeps the directory busy that it was started in.
+        std::env::set_current_dir(&settings.data_dir)?;
     }
     telemetry::init(&settings.log)?;
     for warning in &settings.warnings {

@@ -32,8 +32,10 @@ pub(super) async fn checks(settings: Arc<Settings>) -> Vec<Check> {
                     "this computer cannot be measured; is /proc mounted?",
                 )),
             }
-            let path = room.path().join("written");
-            let speed = tokio::task::spawn_blocking(move || write_speed(&path)).await;
+            let file = fs::File::create(room.path().join("written"));
+            // Without a name it is gone with this process, whatever ends that.
+            drop(room);
+            let speed = tokio::task::spawn_blocking(move || write_speed(file?)).await;
             let speed = speed.unwrap_or_else(|error| Err(io::Error::other(error)));
             checks.push(of_speed(place, speed));
         }
@@ -81,7 +83,10 @@ fn of_kvm(kvm: &Kvm) -> Check {
     const NAME: &str = "virtualisation";
     let slow = "machines are emulated, which makes them ten times slower";
     match kvm.device {
-        Ok(()) => Check::ok(NAME, "/dev/kvm is there and can be used"),
+        Ok(()) => Check::ok(
+            NAME,
+            "this user may use /dev/kvm; whether guests run on it is for the plugins to say",
+        ),
         Err(io::ErrorKind::PermissionDenied) => Check::warn(
             NAME,
             format!("this user may not use /dev/kvm: {slow}"),
@@ -165,13 +170,12 @@ fn of_measurement(machine: &Measurement, rules: &Rules) -> [Check; 3] {
 type Written = (u64, Duration);
 
 /// Writes for two seconds at most, and at most so much, then waits until it is on the disk.
-fn write_speed(path: &Path) -> io::Result<Written> {
+fn write_speed(mut file: fs::File) -> io::Result<Written> {
     const MOST_BYTES: u64 = 128 << 20;
     const LONGEST: Duration = Duration::from_secs(2);
     const STEP: usize = 4 << 20;
     // Not all the same, for disks that compress.
     let block: Vec<u8> = (0..STEP).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let mut file = fs::File::create(path)?;
     let begun = Instant::now();
     let mut bytes = 0;
     while bytes < MOST_BYTES && begun.elapsed() < LONGEST {

@@ -5,7 +5,7 @@ use std::{env, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 
-use super::Check;
+use super::{Check, State};
 use crate::{
     plugins::{
         Finding, Severity,
@@ -112,9 +112,16 @@ pub(super) async fn checks(
         Ok(examinations) => examinations,
         Err(reason) => return vec![Check::skipped("plugins", reason)],
     };
-    let mut checks: Vec<Check> =
-        examinations.iter().flat_map(|examination| of_plugin(examination, is_there)).collect();
     let default = default_of(&examinations, settings.vm_backend.as_deref());
+    let mut checks: Vec<Check> = examinations
+        .iter()
+        .flat_map(|examination| of_plugin(examination, is_there))
+        // Where another one makes the machines, a plugin that cannot is no reason not to start.
+        .map(|check| match (check.state, default) {
+            (State::Fail, Some(_)) => Check { state: State::Warn, ..check },
+            _ => check,
+        })
+        .collect();
     checks.push(of_default(default, settings.vm_backend.as_deref()));
     if let Some(default) = default {
         checks.push(of_image(default, &settings.vms.default_image));
@@ -155,6 +162,7 @@ fn of_default(default: Option<&Examination>, wanted: Option<&str>) -> Check {
     }
 }
 
+/// What is said of one plugin, as if it were the only one.
 fn of_plugin(examination: &Examination, is_there: impl Fn(&str) -> bool) -> Vec<Check> {
     let plugin = &examination.name;
     let name = format!("plugin {plugin}");
@@ -279,7 +287,7 @@ fn of_downloads(origins: &[String], reached: bool) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::State, *};
+    use super::*;
 
     fn finding(severity: Severity) -> Finding {
         Finding { severity, message: "KVM is missing".into(), remedy: Some("load it".into()) }

@@ -12,8 +12,23 @@ use super::{
 /// The process that has this data directory, if one has. Asks the kernel's table of locks, since taking the lock to see
 /// whether it is free would get in the way of a provider that starts at that moment.
 pub fn holder(data_dir: &Path) -> Option<u32> {
-    let inode = fs::metadata(data_dir.join(LOCK_FILE)).ok()?.ino();
-    locked_by(&fs::read_to_string("/proc/locks").ok()?, inode)
+    let file = data_dir.join(LOCK_FILE);
+    let metadata = fs::metadata(&file).ok()?;
+    let wanted = LockFile {
+        inode: metadata.ino(),
+        device: (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev())),
+        noted_pid: fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()),
+    };
+    locked_by(&fs::read_to_string("/proc/locks").ok()?, &wanted)
+}
+
+/// What tells one lock file from all others.
+struct LockFile {
+    inode: u64,
+    /// Some file systems, such as overlays, show another one in the kernel's table.
+    device: (u32, u32),
+    /// What its last owner wrote into it.
+    noted_pid: Option<u32>,
 }
 
 /// Keeps providers from starting on a data directory for as long as there is this value.
@@ -45,14 +60,19 @@ pub fn vms_at_rest(data_dir: &Path) -> Result<Option<Vec<VmRecord>>, StoreError>
 }
 
 /// Reads lines such as `1: FLOCK  ADVISORY  WRITE 4711 fd:01:131 0 EOF`.
-fn locked_by(locks: &str, inode: u64) -> Option<u32> {
+fn locked_by(locks: &str, wanted: &LockFile) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let (kind, _, access) = (fields.next()?, fields.next()?, fields.next()?);
-        let (pid, file) = (fields.next()?, fields.next()?);
-        let is_ours =
-            kind == "FLOCK" && access == "WRITE" && file.rsplit(':').next()?.parse() == Ok(inode);
-        is_ours.then(|| pid.parse().ok()).flatten()
+        let (pid, file) = (fields.next()?.parse().ok()?, fields.next()?);
+        let mut parts = file.split(':');
+        let mut hex = || u32::from_str_radix(parts.next()?, 16).ok();
+        let device = (hex()?, hex()?);
+        let is_ours = kind == "FLOCK"
+            && access == "WRITE"
+            && parts.next()?.parse() == Ok(wanted.inode)
+            && (device == wanted.device || wanted.noted_pid == Some(pid));
+        is_ours.then_some(pid)
     })
 }
 
@@ -67,11 +87,15 @@ mod tests {
                      2: FLOCK  ADVISORY  READ  12 fd:01:131 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 13 fd:01:131 0 EOF\n\
                      3: FLOCK  ADVISORY  WRITE 14 fd:01:131 0 EOF\n\
-                     4: FLOCK  ADVISORY  WRITE 15 fd:01:132 0 EOF\n";
-        assert_eq!(locked_by(table, 131), Some(14));
-        assert_eq!(locked_by(table, 132), Some(15));
-        assert_eq!(locked_by(table, 133), None);
-        assert_eq!(locked_by("nonsense", 131), None);
+                     4: FLOCK  ADVISORY  WRITE 15 00:2a:132 0 EOF\n";
+        let holder =
+            |inode, noted_pid| locked_by(table, &LockFile { inode, device: (0xfd, 1), noted_pid });
+        assert_eq!(holder(131, None), Some(14));
+        assert_eq!(holder(132, None), None, "the file of that number on another device");
+        assert_eq!(holder(132, Some(15)), Some(15));
+        assert_eq!(holder(133, Some(14)), None);
+        let wanted = LockFile { inode: 131, device: (0xfd, 1), noted_pid: None };
+        assert_eq!(locked_by("nonsense", &wanted), None);
     }
 
     #[tokio::test]

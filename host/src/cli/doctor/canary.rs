@@ -20,7 +20,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::SignalKind,
+};
 
 use crate::{
     admin::AdminClient,
@@ -58,6 +61,8 @@ const DELETE_DEADLINE: Duration = Duration::from_secs(180);
 /// Makes a machine, logs in to it and removes it.
 pub async fn boot(settings: &Settings, waiting: &Waiting) -> Canary {
     let mut canary = Canary::default();
+    // From here on Ctrl-C no longer ends this process in the middle of something: who waits for it hears of it.
+    let _listening = tokio::signal::unix::signal(SignalKind::interrupt());
     match super::running(settings).await {
         Some(status) => {
             let api = on_this_computer(status.sections.provider.api);

@@ -94,7 +94,9 @@ fn a_provider_on_which_nothing_is_wrong_is_healthy() {
 type Change = fn(&mut Sections);
 
 /// What is changed, the health, and for each issue its code and a part of its sentence.
-const CASES: &[(&str, Change, Health, &[(&str, &str)])] = &[
+type Case = (&'static str, Change, Health, &'static [(&'static str, &'static str)]);
+
+const CASES: &[Case] = &[
     ("it does not run", down, Health::Down, &[("down", "a machine that ran when it ended")]),
     (
         "it does not run, and nothing ran on it",
