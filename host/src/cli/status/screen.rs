@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     cli::print::{bytes, duration, shortened, table, wrapped},
+    resources::Amounts,
     status::{
         Health, Issue, PluginLine, PluginState, PluginsSection, ProviderSection, ProxySection,
         ResourcesSection, Severity, Status, VmLine, VmsSection,
@@ -67,24 +68,23 @@ fn provider(health: Health, section: &ProviderSection, now: Timestamp) -> String
 
 fn resources(section: &ResourcesSection) -> String {
     let amounts = &section.amounts;
-    const HEAD: [&str; 5] = ["RESOURCES", "LET", "OF", "FREE NOW", "THERE ARE"];
-    let row = |name: &str, of: fn(crate::resources::Amounts) -> u64| {
-        let numbers = [amounts.allocated, amounts.allocatable, amounts.available, amounts.total];
-        std::iter::once(name.to_owned())
-            .chain(
-                numbers
-                    .iter()
-                    .zip(&HEAD[1..])
-                    .map(|(amounts, head)| format!("{:>width$}", of(*amounts), width = head.len())),
-            )
-            .collect::<Vec<_>>()
-    };
-    headed(&[
-        HEAD.map(str::to_owned).to_vec(),
-        row("cores", |amounts| amounts.cpu_cores),
-        row("memory, GB", |amounts| amounts.memory_gb),
-        row("storage, GB", |amounts| amounts.storage_gb),
-    ])
+    let columns = [
+        ("LET", amounts.allocated),
+        ("OF", amounts.allocatable),
+        ("FREE NOW", amounts.available),
+        ("THERE ARE", amounts.total),
+    ];
+    let mut rows =
+        ["RESOURCES", "cores", "memory, GB", "storage, GB"].map(|name| vec![name.to_owned()]);
+    for (head, Amounts { cpu_cores, memory_gb, storage_gb }) in columns {
+        let cells =
+            [head.to_owned(), cpu_cores.to_string(), memory_gb.to_string(), storage_gb.to_string()];
+        let width = cells.iter().map(String::len).max().unwrap_or_default();
+        for (row, cell) in rows.iter_mut().zip(cells) {
+            row.push(format!("{cell:>width$}"));
+        }
+    }
+    headed(&rows)
 }
 
 /// A table whose first row is its heading.
@@ -218,7 +218,7 @@ fn issues(issues: &[Issue], width: usize) -> String {
 mod tests {
     use super::*;
     use crate::{
-        resources::{Amounts, Minimums, ResourceReport},
+        resources::{Minimums, ResourceReport},
         settings::Environment,
         status::{Running, Sections, Traffic},
     };
@@ -290,7 +290,7 @@ mod tests {
             "running, with issues",
             "4711, for 2 h 10 min",
             "/data/logs/provider.log",
-            "memory, GB     2   8         6          8\n",
+            "memory, GB     2    8         6          8\n",
             "2 of 10",
             "web",
             "50800",
