@@ -151,20 +151,35 @@ async fn a_provider_that_cannot_start_in_the_background_says_why() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_with_issues_says_what_to_do_about_them() -> Result<()> {
     let ssh = StandIn::start().await?;
-    let setup = Setup::new()?.with_paper_backend(&Paper::with_ssh_at(ssh.address()))?;
+    let setup = Setup::new()?
+        .with_paper_backend(&Paper::with_ssh_at(ssh.address()))?
+        .with_plugin("misbehaving", "[settings]\nimages = \"trap\"\n")?;
     fs::write(setup.plugin_dir().join("broken.wasm"), "no component")?;
     let provider = setup.start().await?;
+    // As often as it takes until the plugin is no longer asked.
+    let vm = json!({ "name": "my-vm", "backend": "misbehaving" });
+    for _ in 0..12 {
+        let refused = provider.client().post("/vms", &vm).await?;
+        ensure!(refused.status >= 400, "{}", refused.text);
+    }
 
     let status = provider.command(&["status", "--json"]).await?.json(1)?;
-    assert_eq!(
-        (status["health"].as_str(), codes(&status)),
-        (Some("issues"), vec!["plugin-unusable"])
-    );
-    let screen = provider.command(&["status"]).await?;
-    let screen = &screen.code(1)?.stdout;
-    ensure!(screen.contains("plugin broken is not used"), "{screen}");
+    assert_eq!(status["health"], "issues");
+    assert_eq!(codes(&status), ["plugin-unusable", "plugin-degraded"]);
     let remedy = status["issues"][0]["remedy"].as_str().context("no remedy")?;
     ensure!(remedy.contains("golem-provider plugin disable broken"), "{remedy}");
+    let plugins = status["plugins"]["list"].as_array().context("no plugins")?;
+    let degraded = plugins.iter().find(|plugin| plugin["name"] == "misbehaving");
+    let failing = &degraded.context("no plugin misbehaving")?["failing"][0];
+    assert_eq!((&failing["function"], &failing["failures"]), (&json!("images"), &json!(10)));
+    let time = |field: &str| failing[field].as_str().map(str::to_owned).context("no time");
+    ensure!(time("since")? < time("next_try")?, "{failing}");
+
+    let screen = provider.command(&["status"]).await?;
+    let screen = &screen.code(1)?.stdout;
+    for part in ["plugin broken is not used", "`images` has failed 10 times", "tried again in"] {
+        ensure!(screen.contains(part), "{part} is not in {screen}");
+    }
     let logs = provider.command(&["logs"]).await?;
     ensure!(logs.code(1)?.stderr.contains("where it was started"), "{logs:?}");
     Ok(())

@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Offer machines: start the provider and stay in the foreground
+    /// Offer machines: start the provider, in the foreground or with --daemon
     #[command(long_about = start::START, after_long_help = help::after())]
     Start(start::Arguments),
     /// Try things out: start for this computer alone, without network, payments or port checks

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::settings::Overrides;
 
 pub const START: &str = "\
-Starts the provider and stays in the foreground until SIGTERM or SIGINT (Ctrl-C).
+Starts the provider and stays in the foreground until SIGTERM or SIGINT (Ctrl-C), unless --daemon is given.
 
 Machines that run go on running when the provider ends, and are found again, with the same SSH ports, when it \
 starts again. With --stop-vms-on-exit they are stopped instead.
