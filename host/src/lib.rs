@@ -7,6 +7,7 @@
 //!          ├ settings telemetry   read once, at the start
 //!          ├ api                  HTTP: what requestors see
 //!          ├ admin                a unix socket: what the operator's commands ask of a provider that runs
+//!          ├ status doctor        how the provider is; what of this computer would be in its way
 //!          ├ vms                  a VM's life: the one who decides
 //!          │   ├ resources ports  is there room, and which port
 //!          │   ├ store            SQLite: what has to last
@@ -15,6 +16,7 @@
 //!          ├ discovery            being found: what is said where, and whether it is seen
 //!          ├ payments             the key that stands for the provider, its money, prices
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
+//! service_manager                what systemd is told
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```
@@ -26,6 +28,7 @@ pub mod api;
 pub mod chains;
 pub mod cli;
 pub mod discovery;
+pub mod doctor;
 pub mod faults;
 pub mod node;
 pub mod payments;
@@ -33,7 +36,9 @@ pub mod plugins;
 pub mod ports;
 pub mod proxy;
 pub mod resources;
+pub mod service_manager;
 pub mod settings;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod vms;

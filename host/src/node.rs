@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, AdminListener, Desks, PluginDesk},
+    admin::{self, AdminListener, Doors, Ending, PluginDesk},
     api::{Api, ApiState, Server},
     chains::{ChainError, Chains},
     discovery::{Advertising, Free, Identity, Reach, Selection, Sources},
@@ -44,8 +44,10 @@ use crate::{
     },
     ports::{InvalidRange, PortAllocator},
     proxy::{Proxy, ProxyConfig},
-    resources::{Minimums, Monitor, MonitorError, Rules, Thresholds, Tracker},
+    resources::{Monitor, MonitorError, Rules, Tracker},
+    service_manager,
     settings::{Environment, Settings},
+    status::{Observer, ObserverParts},
     store::{PluginState, Store, StoreError},
     vms::{Backends, Deadlines, StartError, VmService, VmServiceConfig, VmServiceParts},
 };
@@ -60,6 +62,8 @@ mod shutdown {
     pub const VMS: Duration = Duration::from_secs(6);
     /// For advertisements to be withdrawn, beside the VM operations.
     pub const ADVERTISING: Duration = Duration::from_secs(4);
+    /// For operators' commands that are being answered.
+    pub const ADMIN: Duration = Duration::from_millis(500);
     /// For SSH sessions to be told.
     pub const PROXY: Duration = Duration::from_secs(1);
 }
@@ -143,9 +147,11 @@ struct Node {
     advertising: Advertising,
     /// What goes on beside the service until it ends.
     beside: JoinSet<()>,
-    desks: Desks,
+    desk: PluginDesk,
+    pricing: Pricing,
     /// Absent where nobody is to be asked.
     price_source: Option<PriceSource>,
+    observer: Observer,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
 }
@@ -189,7 +195,7 @@ impl Node {
             store: store.clone(),
             proxy: proxy.clone(),
             backends: plugins.backends,
-            resources: Tracker::new(rules(settings), monitor),
+            resources: Tracker::new(Rules::from(&settings.resources), monitor),
             ports: PortAllocator::new(settings.ports.range.clone())?,
             config: vm_config(settings),
         })
@@ -223,8 +229,16 @@ impl Node {
                 "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
             );
         }
-        let plugins = PluginDesk::new(Arc::new(catalog), vms.clone(), advertising.clone());
-        let desks = Desks { plugins, pricing };
+        let catalog = Arc::new(catalog);
+        let parts = ObserverParts {
+            catalog: Arc::clone(&catalog),
+            vms: vms.clone(),
+            proxy: proxy.clone(),
+            advertising: advertising.clone(),
+            prices: pricing.watch(),
+        };
+        let observer = Observer::new(settings, Rules::from(&settings.resources).minimums, parts);
+        let desk = PluginDesk::new(catalog, vms.clone(), advertising.clone());
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
@@ -238,8 +252,10 @@ impl Node {
             vms,
             advertising,
             beside,
-            desks,
+            desk,
+            pricing,
             price_source,
+            observer,
             admin,
         })
     }
@@ -254,8 +270,10 @@ impl Node {
             vms,
             advertising,
             mut beside,
-            desks,
+            desk,
+            pricing,
             price_source,
+            observer,
             admin,
         } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
@@ -271,18 +289,26 @@ impl Node {
                 "development: nothing is advertised, no payments are taken, no ports are verified"
             );
         }
-        beside.spawn(admin::watch(desks.plugins.clone(), stop.clone()));
+        service_manager::tell(service_manager::State::Ready);
+        let ending = Ending::new(stop.clone());
+        beside.spawn(admin::watch(desk.clone(), stop.clone()));
         if let Some(source) = price_source {
-            beside.spawn(desks.pricing.clone().follow(source, stop.clone()));
+            beside.spawn(pricing.clone().follow(source, stop.clone()));
         }
+        let mut answering = JoinSet::new();
         if let Some(admin) = admin {
-            beside.spawn(admin::serve(admin, desks, stop.clone()));
+            let doors = Doors { desk, pricing, observer, ending: ending.clone() };
+            answering.spawn(admin::serve(admin, doors, stop.clone()));
         }
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
-        // A change to the plugins that is under way is cut off between two steps, as by a crash.
+        service_manager::tell(service_manager::State::Stopping);
+        // A change to the plugins that takes longer is cut off between two steps, as by a crash.
+        let answered = async { while answering.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(shutdown::ADMIN, answered).await;
+        answering.shutdown().await;
         beside.shutdown().await;
-        let stop_vms = settings.vms.stop_on_exit;
+        let stop_vms = ending.stop_vms().unwrap_or(settings.vms.stop_on_exit);
         tracing::info!(
             "ending; running machines {}",
             if stop_vms { "are stopped" } else { "go on running" }
@@ -389,7 +415,7 @@ fn offer_sources(
             network: settings.discovery.network.clone(),
             payments_network: settings.discovery.payments_network.clone(),
         },
-        minimums: rules(settings).minimums,
+        minimums: Rules::from(&settings.resources).minimums,
         free: Box::new(move || {
             let report = vms.resources();
             let there = vms.list().len();
@@ -415,22 +441,6 @@ fn offer_sources(
             ),
         }
         }),
-    }
-}
-
-fn rules(settings: &Settings) -> Rules {
-    let resources = &settings.resources;
-    Rules {
-        thresholds: Thresholds {
-            cpu_percent: resources.cpu_threshold_percent,
-            memory_percent: resources.memory_threshold_percent,
-            storage_percent: resources.storage_threshold_percent,
-        },
-        minimums: Minimums {
-            cpu_cores: resources.min_cpu_cores,
-            memory_gb: resources.min_memory_gb,
-            storage_gb: resources.min_storage_gb,
-        },
     }
 }
 

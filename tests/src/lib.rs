@@ -6,10 +6,11 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server; `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
-//! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
-//! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! their SSH server; among them is `operations.rs`, about what an operator does with a provider. `money.rs` has a
+//! [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program
+//! ([`Multipass`]). `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time; it
+//! needs the image that `cargo xtask image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem
+//! Network; `cargo xtask network` installs them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;
@@ -44,6 +45,6 @@ pub use load::Requests;
 pub use multipass::Multipass;
 pub use paper::Paper;
 pub use price_source::PriceSource;
-pub use provider::{Ended, Provider, Setup};
+pub use provider::{Daemon, Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
 pub use stand_in::{GREETING, StandIn};

@@ -53,6 +53,28 @@ pub struct Ended {
     pub stderr: String,
 }
 
+impl Ended {
+    /// Sees to it that it ended with this exit code.
+    ///
+    /// # Errors
+    /// When it did not; the text holds all that it said.
+    pub fn code(&self, code: i32) -> Result<&Ended> {
+        if self.status.code() != Some(code) {
+            bail!("the exit code is not {code}: {self:?}");
+        }
+        Ok(self)
+    }
+
+    /// The JSON that it printed before it ended with this exit code.
+    ///
+    /// # Errors
+    /// When it ended with another one, or printed none.
+    pub fn json(&self, code: i32) -> Result<serde_json::Value> {
+        self.code(code)?;
+        serde_json::from_str(&self.stdout).with_context(|| format!("no JSON: {self:?}"))
+    }
+}
+
 impl Setup {
     /// # Errors
     /// When there is no room for its directory, or no free ports.
@@ -98,6 +120,13 @@ impl Setup {
     #[must_use]
     pub fn with(mut self, key: &str, value: impl ToString) -> Setup {
         self.settings.insert(format!("GOLEM_PROVIDER_{key}"), value.to_string());
+        self
+    }
+
+    /// Also for commands that do not start a provider: nobody but this computer is asked for anything.
+    #[must_use]
+    pub fn in_development(mut self) -> Setup {
+        self.settings.insert("GOLEM_ENVIRONMENT".to_owned(), "development".to_owned());
         self
     }
 
@@ -205,6 +234,31 @@ impl Setup {
         })
     }
 
+    /// Runs `golem-provider` with these arguments and these settings, as an operator would, whether or not a provider runs.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        self.run(arguments.iter().map(|argument| (*argument).to_owned()).collect()).await
+    }
+
+    /// A requestor of the provider with these settings.
+    ///
+    /// # Errors
+    /// When no client can be made.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(self.ports.api)
+    }
+
+    pub fn api_port(&self) -> u16 {
+        self.ports.api
+    }
+
+    /// The machines that its backend on paper keeps.
+    pub fn paper_machines(&self) -> paper::Machines {
+        paper::Machines::of(&self.data_dir())
+    }
+
     /// The program with a sub-command that needs no provider; what that makes for a while lies in the directory of this one.
     /// Killed when it is dropped.
     ///
@@ -262,6 +316,35 @@ fn without_settings_of_the_caller(command: &mut Command) {
         if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
             command.env_remove(name);
         }
+    }
+}
+
+/// A provider in the background, if one was started there. It ends with this value, and so do its machines.
+pub struct Daemon {
+    pub setup: Setup,
+}
+
+impl Daemon {
+    /// The process that has the data directory, if one has.
+    pub fn process(&self) -> Option<processes::Process> {
+        let pid = fs::read_to_string(self.setup.data_dir().join("provider.lock")).ok()?;
+        let process = processes::Process::with_id(pid.trim().parse().ok()?).ok()?;
+        // The number of one that has ended may be another's by now.
+        process.arguments.iter().any(|argument| argument == "--detached").then_some(process)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.setup.data_dir().join("logs/provider.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        eprintln!("--- the log of the provider in the background\n{}", self.log());
+        if let Some(process) = self.process() {
+            let _ = process.kill();
+        }
+        processes::end_machines_in(self.setup.directory.path());
     }
 }
 

@@ -126,7 +126,7 @@ impl Set {
 
 fn show(prices: &Prices, output: &Output) -> anyhow::Result<()> {
     match output.json {
-        true => print::json(&as_json(prices)),
+        true => print::print_json(&as_json(prices)),
         false => Ok(print::print(&as_text(prices, Timestamp::now()))?),
     }
 }

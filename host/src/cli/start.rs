@@ -5,10 +5,12 @@ use clap::Args;
 use crate::settings::Overrides;
 
 pub const START: &str = "\
-Starts the provider and stays in the foreground until SIGTERM or SIGINT (Ctrl-C).
+Starts the provider and stays in the foreground until SIGTERM or SIGINT (Ctrl-C), unless --daemon is given.
 
 Machines that run go on running when the provider ends, and are found again, with the same SSH ports, when it \
-starts again. With --stop-vms-on-exit they are stopped instead.";
+starts again. With --stop-vms-on-exit they are stopped instead.
+
+With --daemon it goes to the background and this waits until it answers: `golem-provider status` shows how it is then, `logs` what it writes into <data dir>/logs/provider.log, and `stop` ends it. `golem-provider service install` makes it a service of systemd.";
 
 pub const DEV: &str = "\
 Starts the provider in the development environment, for trying things out on this computer: API and SSH ports \
@@ -23,6 +25,12 @@ pub struct Arguments {
     /// Leave all machines running when the provider ends, whatever the settings say
     #[arg(long)]
     keep_vms_on_exit: bool,
+    /// Start it in the background, and wait until it answers
+    #[arg(long)]
+    pub daemon: bool,
+    /// What the one in the background is started with
+    #[arg(long, hide = true, conflicts_with = "daemon")]
+    pub detached: bool,
 }
 
 impl Arguments {

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
 
 use super::{
@@ -39,7 +40,7 @@ pub struct Description {
 }
 
 /// One thing that a plugin's probe noticed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub severity: Severity,
     pub message: String,
@@ -61,7 +62,8 @@ impl Finding {
 }
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,
     Warning,

@@ -77,7 +77,7 @@ impl Settings {
 }
 
 /// What kind of node this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Environment {
     /// Offers machines to the network.
@@ -227,6 +227,8 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Which lines are written, in the syntax of `tracing-subscriber`'s `EnvFilter`.
     pub filter: String,
+    /// Where lines go; absent for standard error.
+    pub file: Option<PathBuf>,
 }
 
 /// What the command line says about settings; it wins over everything else.

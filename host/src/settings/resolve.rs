@@ -274,6 +274,7 @@ fn build(
         log: LogSettings {
             format: value(sources, &keys::LOG_FORMAT),
             filter: value(sources, &keys::LOG),
+            file: None,
         },
         plugins: plugins(sources),
         warnings,

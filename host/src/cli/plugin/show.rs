@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Output;
 use crate::{
     admin::{PluginReport, PluginState},
-    cli::print::{json as print_json, print, table},
+    cli::print::{print, print_json, table},
     plugins::{Kind, catalog::About, manifest::Ask},
 };
 
@@ -116,17 +116,4 @@ pub fn done(output: &Output, name: &str, what: &str) -> anyhow::Result<()> {
     }
     print(&format!("{what}\n"))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["NAME", "STATE"], ["multipass", "x"]];
-        let rows: Vec<Vec<String>> =
-            rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
-        assert_eq!(table(&rows), "NAME       STATE\nmultipass  x\n");
-    }
 }
