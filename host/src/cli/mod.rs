@@ -155,8 +155,14 @@ mod tests {
 
     #[test]
     fn known_command_lines_are_understood() {
-        let dev = |stop| Overrides { development: true, stop_vms_on_exit: stop };
-        let start = |stop| Overrides { development: false, stop_vms_on_exit: stop };
+        let dev = |stop| Overrides {
+            development: true,
+            stop_vms_on_exit: stop,
+            ..Overrides::default()
+        };
+        let start = |stop| Overrides { stop_vms_on_exit: stop, ..Overrides::default() };
+        let unverified = Overrides { skip_port_verification: true, ..Overrides::default() };
+        assert_eq!(overrides("golem-provider start --no-verify-port"), unverified);
         assert_eq!(overrides("golem-provider start"), start(None));
         assert_eq!(overrides("golem-provider start --stop-vms-on-exit"), start(Some(true)));
         assert_eq!(overrides("golem-provider start --keep-vms-on-exit"), start(Some(false)));

@@ -8,7 +8,10 @@ pub const START: &str = "\
 Starts the provider and stays in the foreground until SIGTERM or SIGINT (Ctrl-C).
 
 Machines that run go on running when the provider ends, and are found again, with the same SSH ports, when it \
-starts again. With --stop-vms-on-exit they are stopped instead.";
+starts again. With --stop-vms-on-exit they are stopped instead.
+
+Servers on the internet are asked whether the API's port and the SSH ports can be reached, at the start and every hour; \
+only ports that can be are given to machines. How that went is shown when it is known, with what to do about it.";
 
 pub const DEV: &str = "\
 Starts the provider in the development environment, for trying things out on this computer: API and SSH ports \
@@ -23,6 +26,9 @@ pub struct Arguments {
     /// Leave all machines running when the provider ends, whatever the settings say
     #[arg(long)]
     keep_vms_on_exit: bool,
+    /// Do not ask others whether the ports can be reached; take all of them as reachable
+    #[arg(long)]
+    no_verify_port: bool,
 }
 
 impl Arguments {
@@ -33,6 +39,6 @@ impl Arguments {
             (_, true) => Some(false),
             _ => None,
         };
-        Overrides { development, stop_vms_on_exit }
+        Overrides { development, stop_vms_on_exit, skip_port_verification: self.no_verify_port }
     }
 }
