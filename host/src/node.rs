@@ -9,6 +9,7 @@
 //! store its thread. Machines run on, unless the settings say that they stop.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -34,7 +35,10 @@ use crate::{
         Finding, StateError, StateStore,
         catalog::{Catalog, CatalogConfig, CatalogError, PluginError, ProbedBackend},
     },
-    ports::{InvalidRange, PortAllocator},
+    ports::{
+        InvalidRange,
+        verification::{Refused, Verifier, VerifierConfig},
+    },
     proxy::{Proxy, ProxyConfig},
     resources::{Minimums, Monitor, MonitorError, Rules, Thresholds, Tracker},
     settings::{Environment, Settings},
@@ -86,6 +90,8 @@ pub enum NodeError {
     #[error(transparent)]
     Ports(#[from] InvalidRange),
     #[error(transparent)]
+    Unverified(#[from] Refused),
+    #[error(transparent)]
     Vms(#[from] StartError),
     #[error("a part of the start was broken off: {0}")]
     BrokenOff(#[from] tokio::task::JoinError),
@@ -112,10 +118,9 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         }
         .map(|node| (node, stop))
     });
-    let outcome = ended.map(|(node, stop)| {
-        if let Some(node) = node {
-            runtime.block_on(node.serve(&settings, stop));
-        }
+    let outcome = ended.and_then(|(node, stop)| match node {
+        Some(node) => runtime.block_on(node.serve(&settings, stop)),
+        None => Ok(()),
     });
     // What still blocks a thread, such as a copy of an image, does not hold the end.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -130,6 +135,7 @@ struct Node {
     store: Store,
     proxy: Proxy,
     vms: VmService,
+    verifier: Verifier,
     desk: PluginDesk,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
@@ -171,26 +177,33 @@ impl Node {
             max_connections_per_vm: settings.ports.max_connections_per_vm,
             ..ProxyConfig::default()
         });
+        let verifier = VerifierConfig::new(settings);
+        let ports = verifier.allocator(settings.ports.range.clone())?;
         let vms = VmService::start(VmServiceParts {
             store: store.clone(),
             proxy: proxy.clone(),
             backends,
             resources: Tracker::new(rules(settings), monitor),
-            ports: PortAllocator::new(settings.ports.range.clone())?,
+            ports: ports.clone(),
             config: vm_config(settings),
         })
         .await?;
-        let api = Api::new(ApiState::new(settings, wallet.provider_id(), vms.clone()));
+        let verifier = Verifier::new(verifier, ports, ports_of_vms(vms.clone(), proxy.clone()));
+        let state = ApiState::new(settings, wallet.provider_id(), vms.clone())
+            .with_reachability(verifier.reachability());
+        let api = Api::new(state);
         let desk = PluginDesk::new(Arc::new(catalog), vms.clone());
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
             .ok();
-        Ok(Self { begun, listener, api, store, proxy, vms, desk, admin })
+        Ok(Self { begun, listener, api, store, proxy, vms, verifier, desk, admin })
     }
 
-    async fn serve(self, settings: &Settings, stop: CancellationToken) {
-        let Self { begun, listener, api, store, proxy, vms, desk, admin } = self;
+    /// # Errors
+    /// Nobody could check the ports, and the operator wants no provider then.
+    async fn serve(self, settings: &Settings, stop: CancellationToken) -> Result<(), NodeError> {
+        let Self { begun, listener, api, store, proxy, vms, verifier, desk, admin } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
         tracing::info!(
             environment = settings.environment.as_str(),
@@ -209,10 +222,20 @@ impl Node {
         if let Some(admin) = admin {
             helpers.spawn(admin::serve(admin, desk, stop.clone()));
         }
+        // Beside the API, which has to listen for its port to be found open.
+        let verifying = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let verified = verifier.run(stop.clone()).await;
+                stop.cancel();
+                verified
+            }
+        });
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
         // A change to the plugins that is under way is cut off between two steps, as by a crash.
         helpers.shutdown().await;
+        let verified = verifying.await;
         let stop_vms = settings.vms.stop_on_exit;
         tracing::info!(
             "ending; running machines {}",
@@ -222,6 +245,7 @@ impl Node {
         proxy.shutdown(shutdown::PROXY).await;
         store.close().await;
         tracing::info!("ended");
+        Ok(verified??)
     }
 }
 
@@ -280,6 +304,14 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
             Backends::none(reason, others)
         }
     })
+}
+
+/// Tells which ports lead to VMs at the moment.
+fn ports_of_vms(vms: VmService, proxy: Proxy) -> impl Fn() -> BTreeSet<u16> {
+    move || {
+        let ports = vms.list().into_iter().filter_map(|vm| vm.ssh_port);
+        ports.filter(|port| proxy.is_open(*port)).collect()
+    }
 }
 
 fn rules(settings: &Settings) -> Rules {

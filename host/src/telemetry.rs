@@ -3,8 +3,12 @@
 //! Lines go to standard error: for people, with colours only on a terminal, or one JSON object a line for machines.
 //! [`init`] is called once, by `main`'s command, after the settings are known. Modules write with `tracing`'s macros.
 
-use std::io::IsTerminal;
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::LazyLock,
+};
 
+use indicatif::MultiProgress;
 use tracing_subscriber::{
     EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -22,14 +26,38 @@ pub enum TelemetryError {
     AlreadySetUp,
 }
 
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Where lines that move are drawn, on standard error; hidden where that is no terminal. Log lines go around them.
+pub fn bars() -> MultiProgress {
+    BARS.clone()
+}
+
+/// Standard error, with what moves on it out of the way while a line is written.
+struct AroundBars;
+
+impl Write for AroundBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// Begins to write log lines.
 ///
 /// # Errors
 /// When the filter cannot be read, or something else has set up logging before.
 pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
-    let colours = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let subscriber = subscriber(settings, std::io::stderr, colours)?;
+    let is_terminal = io::stderr().is_terminal();
+    let colours =
+        is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = match is_terminal {
+        true => subscriber(settings, || AroundBars, colours)?,
+        false => subscriber(settings, io::stderr, colours)?,
+    };
     subscriber.try_init().map_err(|_| TelemetryError::AlreadySetUp)
 }
 

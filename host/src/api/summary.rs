@@ -14,6 +14,7 @@ use super::{
     vms::{AnyState, VmBody},
 };
 use crate::{
+    ports::verification::Reachability,
     resources::{Amounts, ResourceReport},
     settings::{Environment, PricingSettings},
 };
@@ -28,6 +29,9 @@ pub struct Summary<'a> {
     #[schema(value_type = String, example = "production")]
     environment: Environment,
     resources: ResourcesBody,
+    /// Where the provider is reached, and which of its ports others could reach.
+    #[schema(value_type = Object)]
+    reachability: Reachability,
     pricing: Pricing,
     /// What machines can be made by.
     backends: Vec<String>,
@@ -105,6 +109,7 @@ pub async fn summary(State(state): State<AnyState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         environment: *environment,
         resources: vms.resources().into(),
+        reachability: state.reachability.borrow().clone(),
         pricing: (*pricing).into(),
         backends: vms.backends().names(),
         vms: list.iter().map(|vm| VmBody::of(vm)).collect(),

@@ -329,7 +329,7 @@ pub async fn access(
 
 /// The address by which the provider is known, else the one the client has used.
 fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
-    let known = state.info.ip_address().map(|address| address.to_string());
+    let known = state.public_address().map(|address| address.to_string());
     let used = || {
         headers
             .get(header::HOST)?

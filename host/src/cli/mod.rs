@@ -9,6 +9,7 @@
 mod config;
 mod help;
 mod plugin;
+mod port_checker;
 mod start;
 
 use std::process::ExitCode;
@@ -43,6 +44,9 @@ enum Command {
     /// Write, test, install, grant, switch and look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
+    /// Check ports for providers: serve /check-ports
+    #[command(long_about = port_checker::ABOUT, after_long_help = port_checker::AFTER)]
+    PortChecker(port_checker::PortChecker),
 }
 
 /// What was wrong with command line or settings.
@@ -53,6 +57,8 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let parsed =
         Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
+        // Needs no settings of a provider.
+        Ok(Cli { command: Command::PortChecker(command) }) => return exit_code(command.run()),
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come here too, and are no failure. A closed standard output is none either.
@@ -67,7 +73,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let overrides = match &cli.command {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
-        Command::Config(_) => Overrides::default(),
+        Command::Config(_) | Command::PortChecker(_) => Overrides::default(),
         Command::Plugin(command) => match command.of_an_author() {
             // Needs no provider, and no settings of one.
             Some(command) => return command.run(),
@@ -91,7 +97,12 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             Ok(plugin::Outcome::NeedsConsent) => return ExitCode::from(WRONG_USAGE),
             Err(error) => Err(error),
         },
+        Command::PortChecker(command) => command.run(),
     };
+    exit_code(done)
+}
+
+fn exit_code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -135,7 +146,7 @@ mod tests {
         match parse(line).unwrap().command {
             Command::Start(arguments) => arguments.overrides(false),
             Command::Dev(arguments) => arguments.overrides(true),
-            Command::Config(_) | Command::Plugin(_) => unreachable!("the line starts a provider"),
+            Command::Config(_) | Command::Plugin(_) | Command::PortChecker(_) => unreachable!("the line starts a provider"),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     ApiSettings, EffectiveKey, Environment, IdentitySettings, LogSettings, Overrides, PortSettings,
-    PricingSettings, PublicIp, ReachabilitySettings, ResourceSettings, Settings, SettingsError,
+    PortQuorum, PricingSettings, PublicIp, ReachabilitySettings, ResourceSettings, Settings, SettingsError,
     Verification, VmSettings, WalletSettings,
     keys::{self, AnyKey, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
     parse::Show,
@@ -142,6 +142,18 @@ fn contradictions(sources: &Sources) -> Vec<String> {
             name(&keys::PORT),
             end - 1
         ));
+    }
+    if let PortQuorum::AtLeast(needed) = value(sources, &keys::PORT_CHECK_QUORUM) {
+        let servers = value(sources, &keys::PORT_CHECK_SERVERS).len();
+        let asked = servers + value(sources, &keys::PORT_CHECK_PEERS) as usize;
+        if needed as usize > asked {
+            problems.push(format!(
+                "{} is {needed}, but only {asked} are asked; allowed is `majority` or at most as many as there are in {} and {}",
+                keys::PORT_CHECK_QUORUM.description.name,
+                keys::PORT_CHECK_SERVERS.description.name,
+                keys::PORT_CHECK_PEERS.description.name
+            ));
+        }
     }
     problems
 }
