@@ -52,8 +52,7 @@ impl Write for AroundBars {
 /// When the filter cannot be read, or something else has set up logging before.
 pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     let is_terminal = io::stderr().is_terminal();
-    let colours =
-        is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let subscriber = match is_terminal {
         true => subscriber(settings, || AroundBars, colours)?,
         false => subscriber(settings, io::stderr, colours)?,

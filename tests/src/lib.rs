@@ -6,11 +6,14 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
+//! their SSH server; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]);
+//! `reachability.rs` puts a provider behind a router ([`network`]), with servers that it asks about itself ([`PortChecker`],
+//! [`CheckServer`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
 //! image` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 mod binary;
+mod check_server;
 mod client;
 mod conformance;
 pub mod database;
@@ -18,6 +21,7 @@ mod images;
 mod load;
 pub mod mounts;
 pub mod multipass;
+pub mod network;
 pub mod paper;
 pub mod ports;
 pub mod processes;
@@ -28,6 +32,7 @@ mod stand_in;
 pub mod wait;
 
 pub use binary::{component, provider as program};
+pub use check_server::{Behaviour, CheckServer, PortChecker};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};

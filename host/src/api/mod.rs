@@ -83,7 +83,8 @@ impl ApiState {
         let allow_private = settings.environment == Environment::Development;
         Self {
             reachability,
-            port_checks: serves.then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
+            port_checks: serves
+                .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
                 ProviderInfo::new(&settings.identity, provider_id),
                 vms.backends(),

@@ -367,11 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
-        let edge = edge(PortCheckRules {
-            allow_private: true,
-            requests_per_minute: 1,
-            ..rules()
-        });
+        let edge = edge(PortCheckRules { allow_private: true, requests_per_minute: 1, ..rules() });
         let question = json!({ "provider_ip": "127.0.0.1", "ports": [] });
         assert_eq!(ask(&edge, &question).await.0, StatusCode::BAD_REQUEST);
         let (status, answer) = ask(&edge, &question).await;

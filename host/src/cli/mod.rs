@@ -146,7 +146,9 @@ mod tests {
         match parse(line).unwrap().command {
             Command::Start(arguments) => arguments.overrides(false),
             Command::Dev(arguments) => arguments.overrides(true),
-            Command::Config(_) | Command::Plugin(_) | Command::PortChecker(_) => unreachable!("the line starts a provider"),
+            Command::Config(_) | Command::Plugin(_) | Command::PortChecker(_) => {
+                unreachable!("the line starts a provider")
+            }
         }
     }
 
@@ -166,11 +168,8 @@ mod tests {
 
     #[test]
     fn known_command_lines_are_understood() {
-        let dev = |stop| Overrides {
-            development: true,
-            stop_vms_on_exit: stop,
-            ..Overrides::default()
-        };
+        let dev =
+            |stop| Overrides { development: true, stop_vms_on_exit: stop, ..Overrides::default() };
         let start = |stop| Overrides { stop_vms_on_exit: stop, ..Overrides::default() };
         let unverified = Overrides { skip_port_verification: true, ..Overrides::default() };
         assert_eq!(overrides("golem-provider start --no-verify-port"), unverified);

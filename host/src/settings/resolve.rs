@@ -10,9 +10,9 @@ use std::{
 };
 
 use super::{
-    ApiSettings, EffectiveKey, Environment, IdentitySettings, LogSettings, Overrides, PortSettings,
-    PortQuorum, PricingSettings, PublicIp, ReachabilitySettings, ResourceSettings, Settings, SettingsError,
-    Verification, VmSettings, WalletSettings,
+    ApiSettings, EffectiveKey, Environment, IdentitySettings, LogSettings, Overrides, PortQuorum,
+    PortSettings, PricingSettings, PublicIp, ReachabilitySettings, ResourceSettings, Settings,
+    SettingsError, Verification, VmSettings, WalletSettings,
     keys::{self, AnyKey, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
     parse::Show,
     public_ip,

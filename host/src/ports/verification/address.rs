@@ -77,7 +77,10 @@ pub async fn ask(client: &reqwest::Client, sources: &[String]) -> Option<IpAddr>
         let answer =
             answer.unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs())));
         if let Err(reason) = &answer {
-            tracing::debug!(source = http::shown(source), "a source of the public address: {reason}");
+            tracing::debug!(
+                source = http::shown(source),
+                "a source of the public address: {reason}"
+            );
         }
         answer.ok()
     });

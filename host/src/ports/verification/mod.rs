@@ -61,7 +61,8 @@ pub use verdict::PortState;
 
 use super::PortAllocator;
 use crate::settings::{
-    Environment, LogFormat, PortQuorum, PublicIp, Settings, UnverifiedPorts, Verification, public_ip,
+    Environment, LogFormat, PortQuorum, PublicIp, Settings, UnverifiedPorts, Verification,
+    public_ip,
 };
 use display::Display;
 
@@ -457,8 +458,7 @@ impl Verifier {
         let range = self.ports.range();
         // Before the first check has ended, nobody knows yet whether somebody will answer.
         let is_pending = self.published.borrow().checked_at.is_none();
-        let state =
-            |port: &u16| self.found.get(port).copied().unwrap_or(PortState::Unverified);
+        let state = |port: &u16| self.found.get(port).copied().unwrap_or(PortState::Unverified);
         let is_usable = |state: PortState, pending: bool| match state {
             PortState::Unverified if pending => false,
             state => state.is_usable(policy),
@@ -467,8 +467,7 @@ impl Verifier {
         self.published.send_modify(|report| {
             change(report);
             let pending = is_pending && report.checked_at.is_none();
-            let mut ports =
-                SshPorts { from: range.start, to: range.end, ..SshPorts::default() };
+            let mut ports = SshPorts { from: range.start, to: range.end, ..SshPorts::default() };
             for port in range.clone() {
                 let state = state(&port);
                 if is_usable(state, pending) {
@@ -482,9 +481,8 @@ impl Verifier {
                     PortState::Unverified => ports.unverified.push(port),
                 }
             }
-            let is_cut_off = |port: &&u16| {
-                matches!(state(port), PortState::Closed | PortState::Misdirected)
-            };
+            let is_cut_off =
+                |port: &&u16| matches!(state(port), PortState::Closed | PortState::Misdirected);
             ports.vms_cut_off = serving.iter().filter(is_cut_off).copied().collect();
             report.provider_port.external = state(&report.provider_port.port);
             let usable = u32::try_from(ports.usable.len()).unwrap_or(u32::MAX);

@@ -36,10 +36,7 @@ impl Held<'_> {
     /// Whether anybody has connected, for each port where that can be told.
     fn release(mut self) -> BTreeMap<u16, bool> {
         let ports = std::mem::take(&mut self.ports);
-        ports
-            .into_iter()
-            .filter_map(|port| Some((port, self.allocator.release(port)?)))
-            .collect()
+        ports.into_iter().filter_map(|port| Some((port, self.allocator.release(port)?))).collect()
     }
 }
 
@@ -54,10 +51,12 @@ impl Drop for Held<'_> {
 impl Verifier {
     /// Finds out about every port of the plan, publishing as it goes. Answers how those did who were asked.
     pub(super) async fn check(&mut self, address: IpAddr, display: &Display) -> Vec<ServerReport> {
-        let plan =
-            Plan::new(self.config.api.port(), &(self.serving)(), self.ports.range());
+        let plan = Plan::new(self.config.api.port(), &(self.serving)(), self.ports.range());
         if plan.left_out > 0 {
-            tracing::warn!("the port range is wide: its last {} ports are not verified and not used", plan.left_out);
+            tracing::warn!(
+                "the port range is wide: its last {} ports are not verified and not used",
+                plan.left_out
+            );
         }
         let client = tokio::task::spawn_blocking(move || http::client(Some(address))).await;
         let client = match client {
@@ -75,7 +74,8 @@ impl Verifier {
         let mut found = BTreeMap::new();
         for chunk in &plan.chunks {
             loop {
-                let fresh = self.check_chunk(&client, address, chunk, &mut standings, display).await;
+                let fresh =
+                    self.check_chunk(&client, address, chunk, &mut standings, display).await;
                 let undecided = fresh.values().any(|state| *state == PortState::Unverified);
                 found.extend(fresh);
                 let now = Instant::now();
@@ -83,7 +83,10 @@ impl Verifier {
                 match pause.filter(|pause| undecided && *pause <= self.config.timing.rate_limit) {
                     Some(pause) if pauses > 0 => {
                         pauses -= 1;
-                        tracing::info!("a port-check server wants to be asked again in {} s", pause.as_secs());
+                        tracing::info!(
+                            "a port-check server wants to be asked again in {} s",
+                            pause.as_secs()
+                        );
                         tokio::time::sleep(pause + Duration::from_millis(100)).await;
                     }
                     _ => break,
@@ -102,19 +105,20 @@ impl Verifier {
 
     /// Everybody who is asked in this round.
     async fn electorate(&self, address: IpAddr) -> Vec<CheckServer> {
-        let configured = self.config.servers.iter().map(|url| CheckServer {
-            url: url.clone(),
-            kind: ServerKind::Configured,
-        });
+        let configured = self
+            .config
+            .servers
+            .iter()
+            .map(|url| CheckServer { url: url.clone(), kind: ServerKind::Configured });
         let mut servers: Vec<CheckServer> = configured.collect();
         let wanted = usize::try_from(self.config.peers).unwrap_or(usize::MAX);
         if let (Some(source), true) = (&self.peers, wanted > 0) {
             let urls = tokio::time::timeout(PEERS, source.base_urls()).await.unwrap_or_default();
-            let mut peers =
-                servers::acceptable_peers(urls, address, self.config.private_peers);
+            let mut peers = servers::acceptable_peers(urls, address, self.config.private_peers);
             // Others in every round, so that nobody can settle down as our witness.
             if !peers.is_empty() {
-                let turn = usize::try_from(getrandom::u32().unwrap_or_default()).unwrap_or_default();
+                let turn =
+                    usize::try_from(getrandom::u32().unwrap_or_default()).unwrap_or_default();
                 let count = peers.len();
                 peers.rotate_left(turn % count);
             }
@@ -161,9 +165,7 @@ impl Verifier {
                     PortState::Open => PortState::Open,
                     _ => PortState::Unverified,
                 },
-                (_, came) => {
-                    Votes::on(port, ballots()).decide(self.config.quorum, came.copied())
-                }
+                (_, came) => Votes::on(port, ballots()).decide(self.config.quorum, came.copied()),
             };
             found.insert(port, state);
         }

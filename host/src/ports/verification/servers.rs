@@ -88,8 +88,7 @@ pub async fn ask(
             .await
             .map_err(|detail| Fault::new(ServerHealth::Nonsense, detail))?;
         if status == StatusCode::OK {
-            return read(&body, ports)
-                .map_err(|detail| Fault::new(ServerHealth::Nonsense, detail));
+            return read(&body, ports).map_err(|detail| Fault::new(ServerHealth::Nonsense, detail));
         }
         let health = match status {
             StatusCode::TOO_MANY_REQUESTS => ServerHealth::RateLimited,

@@ -67,13 +67,16 @@ fn vm_line(report: &Reachability) -> String {
         _ if report.status == VerificationStatus::Skipped => {
             ("⚠️", format!("{} taken as available ({range}; not verified, skipped)", counted(all)))
         }
-        0 if ports.unverified.len() == all => {
-            ("⚠️", format!("none of {range} could be verified"))
-        }
+        0 if ports.unverified.len() == all => ("⚠️", format!("none of {range} could be verified")),
         0 => ("❌", format!("no port available (of {range})")),
-        _ if !ports.unverified.is_empty() && ports.usable.ends_with(&ports.unverified) => {
-            ("⚠️", format!("{} taken as available, unverified ({})", counted(usable), ranges(&ports.usable)))
-        }
+        _ if !ports.unverified.is_empty() && ports.usable.ends_with(&ports.unverified) => (
+            "⚠️",
+            format!(
+                "{} taken as available, unverified ({})",
+                counted(usable),
+                ranges(&ports.usable)
+            ),
+        ),
         _ if usable == all => {
             ("✅", format!("{} available ({})", counted(usable), ranges(&ports.usable)))
         }
@@ -137,7 +140,8 @@ fn advice(report: &Reachability) -> Advice {
         ports.from,
         ports.to.saturating_sub(1)
     );
-    let host = "See that GOLEM_PROVIDER_HOST is 0.0.0.0, or an address that the outside reaches".to_owned();
+    let host = "See that GOLEM_PROVIDER_HOST is 0.0.0.0, or an address that the outside reaches"
+        .to_owned();
     match report.provider_port.external {
         PortState::Closed => issue(
             format!("Port {port} cannot be reached at {address}: requestors cannot order machines"),
@@ -257,7 +261,10 @@ Quick Fixes:
   • Forward TCP ports 7466 and 50800-50802 on your router to this machine, each to the same port number
 ";
         assert!(text.contains(expected), "{text}");
-        assert!(text.ends_with("\n\nTroubleshooting: README.md#ports-that-cannot-be-reached"), "{text}");
+        assert!(
+            text.ends_with("\n\nTroubleshooting: README.md#ports-that-cannot-be-reached"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -303,7 +310,9 @@ Quick Fixes:
             "{text}"
         );
         assert!(
-            text.contains("Nobody could check the ports: https://ports1.example (Connection refused)"),
+            text.contains(
+                "Nobody could check the ports: https://ports1.example (Connection refused)"
+            ),
             "{text}"
         );
 
@@ -324,7 +333,10 @@ Quick Fixes:
         report.provider_port.external = PortState::Skipped;
         let text = summary(&report);
         assert!(text.contains("External ? (not verified, skipped)"), "{text}");
-        assert!(text.contains("3 ports taken as available (50800-50802; not verified, skipped)"), "{text}");
+        assert!(
+            text.contains("3 ports taken as available (50800-50802; not verified, skipped)"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -333,7 +345,10 @@ Quick Fixes:
         report.address = None;
         report.status = VerificationStatus::Unverified;
         let text = summary(&report);
-        assert!(text.contains("Critical Issues:\n  • The public address of this machine is not known"), "{text}");
+        assert!(
+            text.contains("Critical Issues:\n  • The public address of this machine is not known"),
+            "{text}"
+        );
         assert!(text.contains("Set GOLEM_PROVIDER_PUBLIC_IP"), "{text}");
     }
 }
