@@ -8,7 +8,7 @@
 //!          ├ api                  HTTP: what requestors see
 //!          ├ admin                a unix socket: what the operator's commands ask of a provider that runs
 //!          ├ vms                  a VM's life: the one who decides
-//!          │   ├ resources ports  is there room, and which port
+//!          │   ├ resources ports  is there room, which port, and can it be reached
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components

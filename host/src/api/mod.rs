@@ -13,7 +13,7 @@
 //! into JSON; whatever fails is an [`error::ApiError`] by `?`. Reading calls never wait for a backend or the disk.
 //! Changing calls go on when their client goes away: the work belongs to the service, a request only waits for it.
 //!
-//! This module may call `vms` and read `settings`; only the composition root calls it. Only this module knows axum.
+//! This module may call `vms`, and read `settings` and what `ports` has found out; only the composition root calls it. Only this module knows axum.
 
 mod client;
 mod create;

@@ -124,7 +124,7 @@ pub async fn serve(
         cors_origins: CorsOrigins::Only(Vec::new()),
     };
     let edge = Alone(Arc::new(Edge::new(&settings, routes(rules).merge(health::routes()))));
-    let server = Server { max_connections: 1024, ..Server::default() };
+    let server = Server { max_connections: 512, ..Server::default() };
     server.serve(listener, edge, shutdown).await;
 }
 

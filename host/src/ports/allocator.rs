@@ -27,8 +27,26 @@ struct Shared {
 #[derive(Debug)]
 struct Book {
     usable: Usable,
-    under_test: BTreeMap<u16, TcpListener>,
+    under_test: BTreeMap<u16, Test>,
     claimed: BTreeSet<u16>,
+}
+
+/// A port that is listened on to see who comes.
+#[derive(Debug)]
+struct Test {
+    listener: TcpListener,
+    somebody_came: bool,
+}
+
+impl Test {
+    fn look(&mut self) -> bool {
+        self.somebody_came |= match self.listener.accept() {
+            Ok(_) => true,
+            // Somebody came who has gone again.
+            Err(error) => error.kind() == io::ErrorKind::ConnectionAborted,
+        };
+        self.somebody_came
+    }
 }
 
 #[derive(Debug)]
@@ -151,19 +169,18 @@ impl PortAllocator {
         let listener = TcpListener::bind((bind, port))
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|source| HoldError::Io { port, source })?;
-        book.under_test.insert(port, listener);
+        book.under_test.insert(port, Test { listener, somebody_came: false });
         Ok(())
     }
 
-    /// Ends a test. Answers whether anybody has connected; `None` when a VM was given the port meanwhile, so that nobody
-    /// can tell.
+    /// Has anybody connected to a port under test? `None` when a VM was given the port meanwhile, so that nobody can tell.
+    pub fn has_visitor(&self, port: u16) -> Option<bool> {
+        self.0.book().under_test.get_mut(&port).map(Test::look)
+    }
+
+    /// Ends a test. Answers as [`PortAllocator::has_visitor`] does.
     pub fn release(&self, port: u16) -> Option<bool> {
-        let listener = self.0.book().under_test.remove(&port)?;
-        Some(match listener.accept() {
-            Ok(_) => true,
-            // Somebody came who has gone again.
-            Err(error) => error.kind() == io::ErrorKind::ConnectionAborted,
-        })
+        self.0.book().under_test.remove(&port).map(|mut test| test.look())
     }
 }
 
@@ -223,6 +240,7 @@ mod tests {
         assert_eq!(ports.release(port), Some(false));
         ports.hold(bind, port).unwrap();
         drop(TcpStream::connect((bind, port)).unwrap());
+        assert_eq!(ports.has_visitor(port), Some(true));
         assert_eq!(ports.release(port), Some(true));
         assert!(TcpListener::bind((bind, port)).is_ok());
     }

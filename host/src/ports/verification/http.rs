@@ -55,7 +55,10 @@ pub fn reason(error: &reqwest::Error) -> String {
         cause = Some(deeper);
     }
     match cause {
-        Some(cause) => plain(&cause.to_string()),
+        Some(cause) => {
+            let text = cause.to_string();
+            plain(text.split(" (os error").next().unwrap_or(&text))
+        }
         None if error.is_timeout() => "no answer in time".to_owned(),
         None => "the request failed".to_owned(),
     }

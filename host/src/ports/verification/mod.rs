@@ -228,6 +228,7 @@ pub struct Verifier {
     /// What was found of each port, for the address below.
     found: BTreeMap<u16, PortState>,
     found_for: Option<IpAddr>,
+    interfaces: fn() -> BTreeSet<IpAddr>,
 }
 
 /// Why the next check begins.
@@ -253,6 +254,7 @@ impl Verifier {
             published,
             found: BTreeMap::new(),
             found_for: None,
+            interfaces: interface_addresses,
         }
     }
 
@@ -282,17 +284,19 @@ impl Verifier {
     /// Ends only with a refusal.
     async fn keep_verifying(&mut self) -> Refused {
         if self.config.verification == Verification::Development {
-            tracing::info!("ports are not verified (skipped): this is development");
             return std::future::pending().await;
         }
         let display = Display::new(self.config.shown);
-        let mut interfaces = interface_addresses().await;
+        let mut interfaces = self.look_at_interfaces().await;
         let mut is_first = true;
         let mut setbacks = 0;
         loop {
             self.find_address().await;
             if self.config.verification == Verification::Wanted {
                 self.verify(if is_first { display.clone() } else { Display::new(false) }).await;
+            } else {
+                let internal = own_port_answers(self.config.api).await;
+                self.published.send_modify(|report| report.provider_port.internal = Some(internal));
             }
             let report = self.published.borrow().clone();
             tell(&report, is_first, self.config.shown);
@@ -344,7 +348,7 @@ impl Verifier {
             tokio::select! {
                 () = sleep_until(due) => return Occasion::Due,
                 _ = look.tick() => {
-                    let now = interface_addresses().await;
+                    let now = self.look_at_interfaces().await;
                     if std::mem::replace(interfaces, now.clone()) != now {
                         return Occasion::NetworkChanged;
                     }
@@ -401,8 +405,14 @@ impl Verifier {
         has_changed
     }
 
+    async fn look_at_interfaces(&self) -> BTreeSet<IpAddr> {
+        tokio::task::spawn_blocking(self.interfaces).await.unwrap_or_default()
+    }
+
     async fn ask_sources(&self) -> Option<IpAddr> {
-        match tokio::task::spawn_blocking(|| http::client(None)).await {
+        // Over IPv4 where the API is reached over IPv4 alone.
+        let family = Some(self.config.api.ip()).filter(IpAddr::is_ipv4);
+        match tokio::task::spawn_blocking(move || http::client(family)).await {
             Ok(Ok(client)) => address::ask(&client, &self.config.sources).await,
             Ok(Err(reason)) => {
                 tracing::warn!("the public address cannot be asked for: {reason}");
@@ -525,9 +535,8 @@ fn tell(report: &Reachability, is_first: bool, shown: bool) {
 }
 
 /// The addresses of this machine that others can see.
-async fn interface_addresses() -> BTreeSet<IpAddr> {
-    let listed = tokio::task::spawn_blocking(if_addrs::get_if_addrs).await;
-    let Ok(Ok(interfaces)) = listed else { return BTreeSet::new() };
+fn interface_addresses() -> BTreeSet<IpAddr> {
+    let Ok(interfaces) = if_addrs::get_if_addrs() else { return BTreeSet::new() };
     let addresses = interfaces.into_iter().filter(|interface| !interface.is_link_local());
     addresses.map(|interface| interface.ip()).filter(|address| !address.is_loopback()).collect()
 }

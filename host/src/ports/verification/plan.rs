@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-/// Ports that are under test at the same time: each costs this machine a listener and a server a few connections.
-pub const CHUNK: usize = 50;
+/// Ports that are under test at the same time, at most: each costs this machine a listener and a server a few connections.
+pub const CHUNK: usize = 60;
 
 /// Ports of one round. A range that is wider is checked from its lower end; what is beyond is not handed out.
 pub const MAX_PORTS: usize = 1000;
@@ -27,7 +27,9 @@ impl Plan {
         let room = MAX_PORTS.saturating_sub(serving.len() + 1);
         let left_out = rest.len().saturating_sub(room);
         let all: Vec<u16> = first.chain(rest.into_iter().take(room)).collect();
-        Plan { chunks: all.chunks(CHUNK).map(<[u16]>::to_vec).collect(), left_out }
+        // Of the same size, as each may take as long as the largest.
+        let size = all.len().div_ceil(all.len().div_ceil(CHUNK));
+        Plan { chunks: all.chunks(size).map(<[u16]>::to_vec).collect(), left_out }
     }
 
     /// Ports in all chunks.
@@ -46,7 +48,7 @@ mod tests {
     fn the_providers_port_comes_first_and_then_what_serves_vms() {
         let plan = Plan::new(7466, &BTreeSet::from([50850, 40000]), 50800..50900);
         assert_eq!(plan.chunks[0][..4], [7466, 40000, 50850, 50800]);
-        assert_eq!((plan.ports(), plan.left_out), (102, 0));
+        assert_eq!((plan.ports(), plan.chunks.len(), plan.left_out), (102, 2, 0));
     }
 
     proptest! {

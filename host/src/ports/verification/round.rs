@@ -23,6 +23,9 @@ use crate::ports::{HoldError, PortAllocator};
 /// How long a source of peers may take.
 const PEERS: Duration = Duration::from_secs(10);
 
+/// How long a connection that servers tell of may take to show here: one lost packet, sent again.
+const ARRIVAL: Duration = Duration::from_secs(2);
+
 /// So often a round waits for a server that limits us.
 const MAX_PAUSES: u32 = 5;
 
@@ -155,6 +158,7 @@ impl Verifier {
         let asked: Vec<u16> =
             chunk.iter().copied().filter(|port| !found.contains_key(port)).collect();
         self.ask_everybody(client, address, &asked, standings, display).await;
+        self.await_visitors(&held.ports, standings).await;
         let held_ports = held.ports.clone();
         let came = held.release();
         let ballots = || standings.iter().map(|standing| &standing.ballot);
@@ -170,6 +174,19 @@ impl Verifier {
             found.insert(port, state);
         }
         found
+    }
+
+    /// Gives connections that servers tell of a moment to show.
+    async fn await_visitors(&self, ports: &[u16], standings: &[Standing]) {
+        let deadline = Instant::now() + ARRIVAL;
+        let is_missing = |port: &u16| {
+            let votes = Votes::on(*port, standings.iter().map(|standing| &standing.ballot));
+            votes.decide(self.config.quorum, None) == PortState::Open
+                && self.ports.has_visitor(*port) == Some(false)
+        };
+        while ports.iter().any(is_missing) && Instant::now() < deadline {
+            tokio::time::sleep(ARRIVAL / 20).await;
+        }
     }
 
     /// Asks all that are worth asking about these ports, until all have answered or the rest could change nothing.

@@ -5,7 +5,7 @@ use std::{
     net::TcpListener as StdListener,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -272,6 +272,28 @@ async fn a_vm_gets_its_port_at_once_although_it_is_under_test() {
     for port in fixture.all() {
         StdListener::bind((LOCALHOST, port)).unwrap();
     }
+}
+
+#[tokio::test]
+async fn ports_are_verified_again_when_the_addresses_of_the_machine_change() {
+    static LOOKS: AtomicU8 = AtomicU8::new(0);
+    let server = Server::start([Behaviour::Honest]).await;
+    let mut fixture = Fixture::new(&[&server]);
+    fixture.config.timing.network = Duration::from_millis(10);
+    let mut verifier = fixture.verifier();
+    // From the fifth look on there is another address.
+    verifier.interfaces = || {
+        let looks = LOOKS.fetch_add(1, Ordering::Relaxed);
+        BTreeSet::from([IpAddr::from([192, 0, 2, if looks < 5 { 1 } else { 2 }])])
+    };
+    let mut known = verifier.reachability();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(verifier.run(stop.clone()));
+    let first = known.wait_for(|known| known.checked_at.is_some()).await.unwrap().checked_at;
+    known.wait_for(|known| known.checked_at != first).await.unwrap();
+    assert!(LOOKS.load(Ordering::Relaxed) > 5);
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 struct Peers(Vec<String>, AtomicBool);
