@@ -56,8 +56,12 @@ async fn verified(provider: &Provider) -> Result<Value> {
 }
 
 fn list(known: &Value, key: &str) -> Vec<u16> {
-    let ports = known["ssh_ports"][key].as_array().into_iter().flatten();
-    ports.filter_map(|port| u16::try_from(port.as_u64()?).ok()).collect()
+    let text = known["ssh_ports"][key].as_str().unwrap_or_default();
+    let ranges = text.split(", ").filter_map(|range| {
+        let (start, end) = range.split_once('-').unwrap_or((range, range));
+        Some(start.parse::<u16>().ok()?..=end.parse().ok()?)
+    });
+    ranges.flatten().collect()
 }
 
 fn health<'a>(known: &'a Value, url: &str) -> &'a Value {

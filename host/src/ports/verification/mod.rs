@@ -65,6 +65,7 @@ use crate::settings::{
     public_ip,
 };
 use display::Display;
+use round::Round;
 
 /// Every time of this module.
 #[derive(Debug, Clone)]
@@ -95,7 +96,7 @@ impl Default for Timing {
     }
 }
 
-/// How old findings may be that still count when nobody answers.
+/// How old findings may be that still count where nobody answers.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long this machine's own API may take to be connected to.
@@ -299,7 +300,10 @@ impl Verifier {
                 self.published.send_modify(|report| report.provider_port.internal = Some(internal));
             }
             let report = self.published.borrow().clone();
-            tell(&report, is_first, self.config.shown);
+            if is_first && self.config.shown {
+                display::print(&summary(&report));
+            }
+            tell(&report, is_first || setbacks > 0);
             if is_first
                 && report.status == VerificationStatus::Unverified
                 && report.unverified_ports == UnverifiedPorts::Refuse
@@ -316,7 +320,7 @@ impl Verifier {
             self.published.send_modify(|report| report.next_check_at = next);
             if self.occasion(due, &mut interfaces).await == Occasion::NetworkChanged {
                 tracing::info!(
-                    "the addresses of this machine have changed; the ports are verified again"
+                    "the network has changed: looking again where this machine is reached"
                 );
                 setbacks = 0;
             }
@@ -426,11 +430,8 @@ impl Verifier {
     async fn verify(&mut self, display: Display) {
         self.published.send_modify(|report| report.checking = true);
         let address = self.published.borrow().address.map(|known| known.address);
-        let verified_at = self.published.borrow().verified_at;
-        let is_too_old =
-            verified_at.is_none_or(|time| Timestamp::now().duration_since(time) > MAX_AGE);
-        if self.found_for != address || is_too_old {
-            // What was found elsewhere or long ago says nothing about now.
+        if self.found_for != address {
+            // What was found elsewhere says nothing about here.
             self.found.clear();
             self.publish(|report| {
                 report.status = VerificationStatus::Pending;
@@ -440,25 +441,32 @@ impl Verifier {
         self.found_for = address;
         let internal = own_port_answers(self.config.api).await;
         self.published.send_modify(|report| report.provider_port.internal = Some(internal));
-        let servers = match address {
+        let round = match address {
             Some(address) => self.check(address, &display).await,
-            None => Vec::new(),
+            None => Round::default(),
         };
         display.end();
         let now = Timestamp::now();
-        let is_known = self.found.contains_key(&self.config.api.port());
-        let has_answered = servers.iter().any(|server| server.ports_checked > 0);
+        let port = self.config.api.port();
+        let is_fresh = round.decided.contains(&port);
+        let verified_at = match is_fresh {
+            true => Some(now),
+            false => self.published.borrow().verified_at,
+        };
+        if verified_at.is_none_or(|time| now.duration_since(time) > MAX_AGE) {
+            // Nor does what was found long ago.
+            self.found.retain(|port, _| round.decided.contains(port));
+        }
+        let is_known = self.found.contains_key(&port);
         self.publish(|report| {
             report.status = match is_known {
                 true => VerificationStatus::Verified,
                 false => VerificationStatus::Unverified,
             };
             report.checking = false;
-            report.servers = servers;
+            report.servers = round.servers;
             report.checked_at = Some(now);
-            if is_known && has_answered {
-                report.verified_at = Some(now);
-            }
+            report.verified_at = verified_at.filter(|_| is_known);
         });
     }
 
@@ -510,13 +518,10 @@ fn is_well(report: &Reachability) -> bool {
         && (report.status == VerificationStatus::Skipped || somebody_answered)
 }
 
-/// Shows the operator what the check has found.
-fn tell(report: &Reachability, is_first: bool, shown: bool) {
-    if is_first && shown {
-        display::print(&summary(report));
-    }
+/// Logs what the check has found. That all is well is only worth a line when it is `news`.
+fn tell(report: &Reachability, news: bool) {
     match report.may_be_advertised() {
-        Ok(address) if is_first => tracing::info!(
+        Ok(address) if news => tracing::info!(
             %address,
             usable_ports = report.ssh_ports.usable.len(),
             "the provider can be reached"

@@ -56,7 +56,7 @@ pub struct ProviderPort {
     pub external: PortState,
 }
 
-/// The ports for SSH to VMs. Each port of the range is in one of the lists, but for those that a very wide range leaves out.
+/// The ports for SSH to VMs. In JSON each list is a text such as `50800-50849, 50860`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshPorts {
     /// First of the range.
@@ -64,16 +64,22 @@ pub struct SshPorts {
     /// The one after the last of the range.
     pub to: u16,
     /// Can be given to VMs, or serve one.
+    #[serde(with = "as_ranges")]
     pub usable: Vec<u16>,
     /// Cannot be reached from outside.
+    #[serde(with = "as_ranges")]
     pub closed: Vec<u16>,
     /// Lead to somewhere else.
+    #[serde(with = "as_ranges")]
     pub misdirected: Vec<u16>,
     /// Another program on this machine has them.
+    #[serde(with = "as_ranges")]
     pub occupied: Vec<u16>,
     /// Nobody knows.
+    #[serde(with = "as_ranges")]
     pub unverified: Vec<u16>,
     /// Those that serve VMs and cannot be reached; their requestors are locked out.
+    #[serde(with = "as_ranges")]
     pub vms_cut_off: Vec<u16>,
 }
 
@@ -183,6 +189,30 @@ pub fn ranges(ports: &[u16]) -> String {
     written.collect::<Vec<_>>().join(", ")
 }
 
+/// Reads what [`ranges`] writes.
+fn from_ranges(text: &str) -> Option<Vec<u16>> {
+    let mut ports = Vec::new();
+    for range in text.split(", ").filter(|range| !range.is_empty()) {
+        let (start, end) = range.split_once('-').unwrap_or((range, range));
+        ports.extend(start.parse::<u16>().ok()?..=end.parse().ok()?);
+    }
+    Some(ports)
+}
+
+mod as_ranges {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(ports: &[u16], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::ranges(ports))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::from_ranges(&text)
+            .ok_or_else(|| Error::custom("ports such as `50800-50849, 50860` are expected"))
+    }
+}
+
 #[cfg(test)]
 pub mod testing {
     use super::*;
@@ -238,6 +268,7 @@ mod tests {
             (&[65534, 65535], "65534-65535"),
         ] {
             assert_eq!(ranges(ports), text);
+            assert_eq!(from_ranges(text).as_deref(), Some(ports));
         }
     }
 

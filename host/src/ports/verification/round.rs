@@ -1,7 +1,7 @@
 //! One round: listens on a portion of the ports, asks everybody about it at the same time, and goes on to the next portion.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -29,6 +29,15 @@ const ARRIVAL: Duration = Duration::from_secs(2);
 /// So often a round waits for a server that limits us.
 const MAX_PAUSES: u32 = 5;
 
+/// What came of a round.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// How those did who were asked.
+    pub servers: Vec<ServerReport>,
+    /// The ports about which something was found out.
+    pub decided: BTreeSet<u16>,
+}
+
 /// Ports that are listened on for a test; free again when this is dropped.
 struct Held<'a> {
     allocator: &'a PortAllocator,
@@ -52,8 +61,8 @@ impl Drop for Held<'_> {
 }
 
 impl Verifier {
-    /// Finds out about every port of the plan, publishing as it goes. Answers how those did who were asked.
-    pub(super) async fn check(&mut self, address: IpAddr, display: &Display) -> Vec<ServerReport> {
+    /// Finds out about every port of the plan, publishing as it goes.
+    pub(super) async fn check(&mut self, address: IpAddr, display: &Display) -> Round {
         let plan = Plan::new(self.config.api.port(), &(self.serving)(), self.ports.range());
         if plan.left_out > 0 {
             tracing::warn!(
@@ -66,9 +75,9 @@ impl Verifier {
             Ok(Ok(client)) => client,
             Ok(Err(reason)) => {
                 tracing::error!("port-check servers cannot be asked: {reason}");
-                return Vec::new();
+                return Round::default();
             }
-            Err(_) => return Vec::new(),
+            Err(_) => return Round::default(),
         };
         let mut standings: Vec<Standing> =
             self.electorate(address).await.into_iter().map(Standing::new).collect();
@@ -103,17 +112,22 @@ impl Verifier {
         }
         // Of ports that are no longer checked nothing is known.
         self.found.retain(|port, _| found.contains_key(port));
-        standings.iter().map(|standing| standing.report(&found)).collect()
+        let servers = standings.iter().map(|standing| standing.report(&found)).collect();
+        let is_decided =
+            |(port, state): (u16, PortState)| (state != PortState::Unverified).then_some(port);
+        Round { servers, decided: found.into_iter().filter_map(is_decided).collect() }
     }
 
     /// Everybody who is asked in this round.
     async fn electorate(&self, address: IpAddr) -> Vec<CheckServer> {
-        let configured = self
-            .config
-            .servers
-            .iter()
-            .map(|url| CheckServer { url: url.clone(), kind: ServerKind::Configured });
-        let mut servers: Vec<CheckServer> = configured.collect();
+        let mut servers: Vec<CheckServer> = Vec::new();
+        for url in &self.config.servers {
+            let url = url.trim_end_matches('/');
+            // Who is named twice has one vote all the same.
+            if servers.iter().all(|server| server.url != url) {
+                servers.push(CheckServer { url: url.to_owned(), kind: ServerKind::Configured });
+            }
+        }
         let wanted = usize::try_from(self.config.peers).unwrap_or(usize::MAX);
         if let (Some(source), true) = (&self.peers, wanted > 0) {
             let urls = tokio::time::timeout(PEERS, source.base_urls()).await.unwrap_or_default();

@@ -252,6 +252,50 @@ async fn what_was_verified_stays_when_nobody_answers_later_and_goes_with_the_add
 }
 
 #[tokio::test]
+async fn what_was_verified_counts_for_a_day_where_nobody_answers() {
+    let server = Server::start([Behaviour::Honest]).await;
+    let fixture = Fixture::new(&[&server]);
+    let mut verifier = fixture.verifier();
+    verified(&mut verifier).await;
+    drop(server);
+    for (hours, status) in
+        [(23, VerificationStatus::Verified), (25, VerificationStatus::Unverified)]
+    {
+        let then = Timestamp::now() - SignedDuration::from_hours(hours);
+        verifier.published.send_modify(|report| report.verified_at = Some(then));
+        assert_eq!(verified(&mut verifier).await.status, status, "after {hours} h");
+    }
+    assert!(fixture.handed_out().is_empty());
+}
+
+#[tokio::test]
+async fn a_provider_that_trusts_unverified_ports_is_not_withdrawn_while_it_asks_again() {
+    let mut fixture = Fixture::new(&[]);
+    fixture.config.unverified_ports = UnverifiedPorts::Trust;
+    let mut verifier = fixture.verifier();
+    assert!(verified(&mut verifier).await.may_be_advertised().is_ok());
+    // Never answers, so that the check stays under way.
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    verifier.config.servers = vec![format!("http://{}", listener.local_addr().unwrap())];
+    let known = verifier.reachability();
+    let asking = tokio::spawn(async move { verifier.verify(Display::new(false)).await });
+    let (_question, _) = listener.accept().await.unwrap();
+    assert!(known.borrow().checking && known.borrow().may_be_advertised().is_ok());
+    asking.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_is_named_twice_has_one_vote() {
+    let liar = Server::start([Behaviour::Says(false)]).await;
+    let honest = Server::start([Behaviour::Honest]).await;
+    let mut fixture = Fixture::new(&[&liar, &honest]);
+    fixture.config.servers.push(format!("{}/", liar.url));
+    let known = verified(&mut fixture.verifier()).await;
+    assert_eq!(known.servers.len(), 2);
+    assert_eq!(known.status, VerificationStatus::Unverified);
+}
+
+#[tokio::test]
 async fn a_vm_gets_its_port_at_once_although_it_is_under_test() {
     // Hears the question, and never answers.
     let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
