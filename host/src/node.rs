@@ -9,7 +9,6 @@
 //! store its thread. Machines run on, unless the settings say that they stop.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -188,7 +187,10 @@ impl Node {
             config: vm_config(settings),
         })
         .await?;
-        let verifier = Verifier::new(verifier, ports, ports_of_vms(vms.clone(), proxy.clone()));
+        let verifier = Verifier::new(verifier, ports, {
+            let proxy = proxy.clone();
+            move || proxy.open_ports()
+        });
         let state = ApiState::new(settings, wallet.provider_id(), vms.clone())
             .with_reachability(verifier.reachability());
         let api = Api::new(state);
@@ -304,14 +306,6 @@ async fn load_backends(catalog: &Catalog, wanted: Option<&str>) -> Result<Backen
             Backends::none(reason, others)
         }
     })
-}
-
-/// Tells which ports lead to VMs at the moment.
-fn ports_of_vms(vms: VmService, proxy: Proxy) -> impl Fn() -> BTreeSet<u16> {
-    move || {
-        let ports = vms.list().into_iter().filter_map(|vm| vm.ssh_port);
-        ports.filter(|port| proxy.is_open(*port)).collect()
-    }
 }
 
 fn rules(settings: &Settings) -> Rules {

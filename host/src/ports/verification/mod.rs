@@ -117,8 +117,6 @@ pub struct VerifierConfig {
     pub interval: Duration,
     /// How many peers are asked.
     pub peers: u32,
-    /// Whether peers may be at private addresses, as where everything is on one network.
-    pub private_peers: bool,
     /// Never asked for when the operator has set it.
     pub address: Option<PublicAddress>,
     pub sources: Vec<String>,
@@ -146,7 +144,6 @@ impl VerifierConfig {
             unverified_ports: reachability.unverified_ports,
             interval: reachability.interval,
             peers: reachability.peers,
-            private_peers: settings.environment == Environment::Development,
             address: settings.identity.public_ip.map(|address| PublicAddress { address, origin }),
             sources: match reachability.public_ip {
                 PublicIp::Fixed(_) => Vec::new(),
@@ -222,7 +219,7 @@ pub struct Refused {
 pub struct Verifier {
     config: VerifierConfig,
     ports: PortAllocator,
-    /// The ports that serve VMs now.
+    /// The ports that lead to VMs now.
     serving: Box<dyn Fn() -> BTreeSet<u16> + Send + Sync>,
     peers: Option<Arc<dyn PeerSource>>,
     published: watch::Sender<Reachability>,
@@ -240,7 +237,7 @@ enum Occasion {
 }
 
 impl Verifier {
-    /// `serving` tells which ports serve VMs; they are checked as they are.
+    /// `serving` tells which ports lead to VMs; they are checked as they are.
     pub fn new(
         config: VerifierConfig,
         ports: PortAllocator,

@@ -1,7 +1,11 @@
 //! Asking one server, which may be down, slow, mistaken or hostile: its answer is a ballot or a fault, within bounded time and
 //! memory.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use reqwest::{StatusCode, header::RETRY_AFTER};
@@ -127,9 +131,10 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-/// Those of a source's peers that may be asked, without doubles: whoever advertises an address decides where we connect to, so
-/// it has to be a public one, written as such, and not our own.
-pub fn acceptable_peers(urls: Vec<String>, own: IpAddr, private_too: bool) -> Vec<CheckServer> {
+/// Those of a source's peers that may be asked, without doubles and ourselves: whoever advertises an address decides where we
+/// connect to, so it has to be written as one, and a public one unless we are on a private network ourselves.
+pub fn acceptable_peers(urls: Vec<String>, own: SocketAddr) -> Vec<CheckServer> {
+    let private_too = !is_public(own.ip());
     let mut hosts = Vec::new();
     let mut peers = Vec::new();
     for url in urls {
@@ -140,9 +145,11 @@ pub fn acceptable_peers(urls: Vec<String>, own: IpAddr, private_too: bool) -> Ve
             _ => continue,
         };
         // One machine has one vote, however many providers it says it is.
-        let voter = (address, if private_too { parsed.port() } else { None });
+        let voter = (address, parsed.port_or_known_default().filter(|_| private_too));
+        let is_own = address == own.ip() && voter.1.is_none_or(|port| port == own.port());
         let acceptable = matches!(parsed.scheme(), "http" | "https")
-            && (private_too || (is_public(address) && address != own))
+            && !is_own
+            && (private_too || is_public(address))
             && !hosts.contains(&voter);
         if acceptable {
             hosts.push(voter);
@@ -209,8 +216,14 @@ mod tests {
             "nonsense",
         ];
         let urls: Vec<String> = urls.map(str::to_owned).to_vec();
-        let peers = acceptable_peers(urls, [1, 2, 3, 4].into(), false);
+        let peers = acceptable_peers(urls, "1.2.3.4:7466".parse().unwrap());
         let urls: Vec<&str> = peers.iter().map(|peer| peer.url.as_str()).collect();
         assert_eq!(urls, ["http://8.8.8.8:7466", "https://9.9.9.9"]);
+
+        let urls = ["http://10.0.0.1:7466", "http://10.0.0.1:7467", "http://10.0.0.2:7466"];
+        let urls: Vec<String> = urls.map(str::to_owned).to_vec();
+        let peers = acceptable_peers(urls, "10.0.0.1:7466".parse().unwrap());
+        let urls: Vec<&str> = peers.iter().map(|peer| peer.url.as_str()).collect();
+        assert_eq!(urls, ["http://10.0.0.1:7467", "http://10.0.0.2:7466"]);
     }
 }

@@ -118,7 +118,6 @@ impl Fixture {
             unverified_ports: UnverifiedPorts::Warn,
             interval: Duration::from_secs(3600),
             peers: 0,
-            private_peers: true,
             address: Some(PublicAddress { address: LOCALHOST, origin: AddressOrigin::Setting }),
             sources: Vec::new(),
             timing: Timing::default(),
