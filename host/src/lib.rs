@@ -9,7 +9,7 @@
 //!          ├ admin                a unix socket: what the operator's commands ask of a provider that runs
 //!          ├ status doctor        how the provider is; what of this computer would be in its way
 //!          ├ vms                  a VM's life: the one who decides
-//!          │   ├ resources ports  is there room, and which port
+//!          │   ├ resources ports  is there room, which port, and can it be reached
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components

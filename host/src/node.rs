@@ -42,7 +42,10 @@ use crate::{
         catalog::{Catalog, CatalogConfig, CatalogError, Loaded, PluginError, Probed},
         ethereum::{ChainFailure, Receipt, Transaction},
     },
-    ports::{InvalidRange, PortAllocator},
+    ports::{
+        InvalidRange,
+        verification::{NotAdvertisable, Reachability, Refused, Verifier, VerifierConfig},
+    },
     proxy::{Proxy, ProxyConfig},
     resources::{Monitor, MonitorError, Rules, Tracker},
     service_manager,
@@ -100,6 +103,8 @@ pub enum NodeError {
     #[error(transparent)]
     Ports(#[from] InvalidRange),
     #[error(transparent)]
+    Unverified(#[from] Refused),
+    #[error(transparent)]
     Vms(#[from] StartError),
     #[error("a part of the start was broken off: {0}")]
     BrokenOff(#[from] tokio::task::JoinError),
@@ -126,10 +131,9 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         }
         .map(|node| (node, stop))
     });
-    let outcome = ended.map(|(node, stop)| {
-        if let Some(node) = node {
-            runtime.block_on(node.serve(&settings, stop));
-        }
+    let outcome = ended.and_then(|(node, stop)| match node {
+        Some(node) => runtime.block_on(node.serve(&settings, stop)),
+        None => Ok(()),
     });
     // What still blocks a thread, such as a copy of an image, does not hold the end.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -144,6 +148,7 @@ struct Node {
     store: Store,
     proxy: Proxy,
     vms: VmService,
+    verifier: Verifier,
     advertising: Advertising,
     /// What goes on beside the service until it ends.
     beside: JoinSet<()>,
@@ -191,15 +196,22 @@ impl Node {
             max_connections_per_vm: settings.ports.max_connections_per_vm,
             ..ProxyConfig::default()
         });
+        let verifier = VerifierConfig::new(settings);
+        let ports = verifier.allocator(settings.ports.range.clone())?;
         let vms = VmService::start(VmServiceParts {
             store: store.clone(),
             proxy: proxy.clone(),
             backends: plugins.backends,
             resources: Tracker::new(Rules::from(&settings.resources), monitor),
-            ports: PortAllocator::new(settings.ports.range.clone())?,
+            ports: ports.clone(),
             config: vm_config(settings),
         })
         .await?;
+        let verifier = Verifier::new(verifier, ports, {
+            let proxy = proxy.clone();
+            move || proxy.open_ports()
+        });
+        let reachability = verifier.reachability();
         let pricing = Pricing::open(&settings.pricing, store.clone()).await?;
         let price_source = settings.pricing.source.as_ref().and_then(|source| {
             PriceSource::new(source)
@@ -208,18 +220,25 @@ impl Node {
                 })
                 .ok()
         });
-        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch());
+        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch())
+            .with_reachability(reachability.clone());
         let api = Api::new(api);
         let mut beside = JoinSet::new();
-        let (offer, offering) =
-            offer_sources(settings, wallet.provider_id(), vms.clone(), pricing.watch())
-                .watch(CancellationToken::new());
+        let (offer, offering) = offer_sources(
+            settings,
+            wallet.provider_id(),
+            vms.clone(),
+            pricing.watch(),
+            reachability.clone(),
+        )
+        .watch(CancellationToken::new());
         beside.spawn(offering);
         let selection = match settings.environment {
             Environment::Development => Selection::Nobody,
             Environment::Production => Selection::Named(settings.discovery.advertisers.clone()),
         };
         let advertising = Advertising::new(wallet.provider_id(), offer, selection);
+        let verifier = verifier.with_peers(Arc::new(advertising.clone()));
         for advertiser in plugins.advertisers {
             advertising.install(advertiser);
         }
@@ -236,6 +255,7 @@ impl Node {
             proxy: proxy.clone(),
             advertising: advertising.clone(),
             prices: pricing.watch(),
+            reachability,
         };
         let observer = Observer::new(settings, Rules::from(&settings.resources).minimums, parts);
         let desk = PluginDesk::new(catalog, vms.clone(), advertising.clone());
@@ -250,6 +270,7 @@ impl Node {
             store,
             proxy,
             vms,
+            verifier,
             advertising,
             beside,
             desk,
@@ -260,7 +281,9 @@ impl Node {
         })
     }
 
-    async fn serve(self, settings: &Settings, stop: CancellationToken) {
+    /// # Errors
+    /// Nobody could check the ports, and the operator wants no provider then.
+    async fn serve(self, settings: &Settings, stop: CancellationToken) -> Result<(), NodeError> {
         let Self {
             begun,
             listener,
@@ -268,6 +291,7 @@ impl Node {
             store,
             proxy,
             vms,
+            verifier,
             advertising,
             mut beside,
             desk,
@@ -300,6 +324,15 @@ impl Node {
             let doors = Doors { desk, pricing, observer, ending: ending.clone() };
             answering.spawn(admin::serve(admin, doors, stop.clone()));
         }
+        // Beside the API, which has to listen for its port to be found open.
+        let verifying = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let verified = verifier.run(stop.clone()).await;
+                stop.cancel();
+                verified
+            }
+        });
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
         service_manager::tell(service_manager::State::Stopping);
@@ -308,6 +341,7 @@ impl Node {
         let _ = tokio::time::timeout(shutdown::ADMIN, answered).await;
         answering.shutdown().await;
         beside.shutdown().await;
+        let verified = verifying.await;
         let stop_vms = ending.stop_vms().unwrap_or(settings.vms.stop_on_exit);
         tracing::info!(
             "ending; running machines {}",
@@ -320,6 +354,7 @@ impl Node {
         proxy.shutdown(shutdown::PROXY).await;
         store.close().await;
         tracing::info!("ended");
+        Ok(verified??)
     }
 }
 
@@ -403,9 +438,9 @@ fn offer_sources(
     provider_id: String,
     vms: VmService,
     prices: watch::Receiver<pricing::Prices>,
+    reachability: watch::Receiver<Reachability>,
 ) -> Sources {
-    let max_vms = settings.vms.max_vms;
-    let public_ip = settings.identity.public_ip;
+    let reached = reachability.clone();
     Sources {
         identity: Identity {
             provider_id,
@@ -419,7 +454,8 @@ fn offer_sources(
         free: Box::new(move || {
             let report = vms.resources();
             let there = vms.list().len();
-            let machines = max_vms.saturating_sub(u32::try_from(there).unwrap_or(u32::MAX));
+            let machines = reachability.borrow().max_vms;
+            let machines = machines.saturating_sub(u32::try_from(there).unwrap_or(u32::MAX));
             let held = report.allocated;
             let held = (held.cpu_cores, held.memory_gb, held.storage_gb, there);
             (Free { amounts: report.available, machines }, held)
@@ -433,13 +469,10 @@ fn offer_sources(
             };
             (told(prices.usd), prices.glm.map(told))
         }),
-        reach: Box::new(move || {
-            match public_ip {
-            Some(address) => Reach::At(address),
-            None => Reach::Not(
-                "no public address is known; set GOLEM_PROVIDER_PUBLIC_IP to the one that this machine is reached by".into(),
-            ),
-        }
+        reach: Box::new(move || match reached.borrow().may_be_advertised() {
+            Ok(address) => Reach::At(address),
+            Err(pending @ NotAdvertisable::Pending) => Reach::Unknown(pending.to_string()),
+            Err(reason) => Reach::Not(reason.to_string()),
         }),
     }
 }

@@ -9,12 +9,13 @@ use std::{
     io::{self, IsTerminal, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
 use serde::{Deserialize, Serialize};
 
+use indicatif::MultiProgress;
 use tracing_subscriber::{
     EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -34,6 +35,26 @@ pub enum TelemetryError {
     AlreadySetUp,
 }
 
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Where lines that move are drawn, on standard error; hidden where that is no terminal. Log lines go around them.
+pub fn bars() -> MultiProgress {
+    BARS.clone()
+}
+
+/// Standard error, with what moves on it out of the way while a line is written.
+struct AroundBars;
+
+impl Write for AroundBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// Begins to write log lines.
 ///
 /// # Errors
@@ -41,9 +62,13 @@ pub enum TelemetryError {
 pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     let subscriber = match &settings.file {
         None => {
-            let colours = std::io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            subscriber(settings, std::io::stderr, colours)?
+            let is_terminal = io::stderr().is_terminal();
+            let colours =
+                is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            match is_terminal {
+                true => subscriber(settings, || AroundBars, colours)?,
+                false => subscriber(settings, io::stderr, colours)?,
+            }
         }
         Some(path) => {
             let file = RotatedFile::open(path, Rotation::default())

@@ -8,7 +8,8 @@
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
 //! their SSH server; among them is `operations.rs`, about what an operator does with a provider. `money.rs` has a
 //! [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program
-//! ([`Multipass`]). `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time; it
+//! ([`Multipass`]). `reachability.rs` puts a provider behind a router ([`network`]), with servers that it asks
+//! about itself ([`PortChecker`], [`CheckServer`]). `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time; it
 //! needs the image that `cargo xtask image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem
 //! Network; `cargo xtask network` installs them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
@@ -16,6 +17,7 @@ pub mod anvil;
 pub mod background;
 mod binary;
 mod captcha_faucet;
+mod check_server;
 mod client;
 mod conformance;
 pub mod database;
@@ -23,6 +25,7 @@ mod images;
 mod load;
 pub mod mounts;
 pub mod multipass;
+pub mod network;
 pub mod paper;
 pub mod ports;
 mod price_source;
@@ -38,6 +41,7 @@ pub use anvil::Anvil;
 pub use background::Background;
 pub use binary::{component, provider as program};
 pub use captcha_faucet::{CaptchaFaucet, Puzzles};
+pub use check_server::{Behaviour, CheckServer, PortChecker};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};

@@ -214,6 +214,18 @@ impl Setup {
         Ok(provider)
     }
 
+    /// Prepares what it needs to know its ports for (the API's and those for SSH), starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When the preparation fails, when it ends, or does not answer in time.
+    pub async fn start_with(
+        self,
+        prepare: impl FnOnce(u16, std::ops::Range<u16>) -> Result<()>,
+    ) -> Result<Provider> {
+        prepare(self.ports.api, self.ports.ssh.clone())?;
+        self.start().await
+    }
+
     /// Starts it where it is meant to refuse that, or to print something and end.
     ///
     /// # Errors

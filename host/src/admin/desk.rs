@@ -79,7 +79,6 @@ impl PluginDesk {
     /// What one plugin is doing.
     fn report_on(&self, mut listed: Listed) -> PluginReport {
         let backends = self.backends();
-        let backends = self.backends();
         let (state, degraded) = state_of(&listed, backends, self.advertising());
         if !degraded.is_empty() {
             let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();

@@ -28,7 +28,6 @@ use crate::{
     payments::pricing::Pricing,
     status::{Observer, Status},
 };
-use crate::payments::pricing::Pricing;
 
 /// Where the socket of the provider with this data directory is.
 pub fn socket_path(data_dir: &FilePath) -> PathBuf {

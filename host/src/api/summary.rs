@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     payments::pricing::{MonthlyPrices, Prices},
+    ports::verification::Reachability,
     resources::{Amounts, ResourceReport},
     settings::Environment,
 };
@@ -31,6 +32,9 @@ pub struct Summary<'a> {
     #[schema(value_type = String, example = "production")]
     environment: Environment,
     resources: ResourcesBody,
+    /// Where the provider is reached, and which of its ports others could reach.
+    #[schema(value_type = Object)]
+    reachability: Reachability,
     pricing: Pricing,
     /// What machines can be made by.
     backends: Vec<String>,
@@ -130,6 +134,7 @@ pub async fn summary(State(state): State<AnyState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         environment: *environment,
         resources: vms.resources().into(),
+        reachability: state.reachability.borrow().clone(),
         pricing: (&*pricing.borrow()).into(),
         backends: vms.backends().names(),
         vms: list.iter().map(|vm| VmBody::of(vm)).collect(),

@@ -12,6 +12,7 @@ mod doctor;
 mod help;
 mod logs;
 mod plugin;
+mod port_checker;
 mod pricing;
 mod print;
 mod service;
@@ -74,6 +75,9 @@ enum Command {
     /// The provider's key, its money, and test money
     #[command(subcommand)]
     Wallet(wallet::Command),
+    /// Check ports for providers: serve /check-ports
+    #[command(long_about = port_checker::ABOUT, after_long_help = port_checker::AFTER)]
+    PortChecker(port_checker::PortChecker),
 }
 
 /// What was wrong with command line or settings.
@@ -84,6 +88,10 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let parsed =
         Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
+        // Needs no settings of a provider.
+        Ok(Cli { command: Command::PortChecker(command) }) => {
+            return exit_code(command.run().map(|()| ExitCode::SUCCESS));
+        }
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come here too, and are no failure. A closed standard output is none either.
@@ -99,6 +107,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
         Command::Config(_)
+        | Command::PortChecker(_)
         | Command::Pricing(_)
         | Command::Wallet(_)
         | Command::Stop(_)
@@ -133,6 +142,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             wallet::Outcome::Incomplete => ExitCode::FAILURE,
             wallet::Outcome::NotAsked => ExitCode::from(WRONG_USAGE),
         }),
+        Command::PortChecker(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Stop(command) => wait_for(command.run(&settings)),
         Command::Status(command) => wait_for(command.run(&settings)),
         Command::Logs(command) => wait_for(command.run(&settings)),
@@ -265,8 +275,11 @@ mod tests {
 
     #[test]
     fn known_command_lines_are_understood() {
-        let dev = |stop| Overrides { development: true, stop_vms_on_exit: stop };
-        let start = |stop| Overrides { development: false, stop_vms_on_exit: stop };
+        let dev =
+            |stop| Overrides { development: true, stop_vms_on_exit: stop, ..Overrides::default() };
+        let start = |stop| Overrides { stop_vms_on_exit: stop, ..Overrides::default() };
+        let unverified = Overrides { skip_port_verification: true, ..Overrides::default() };
+        assert_eq!(overrides("golem-provider start --no-verify-port"), unverified);
         assert_eq!(overrides("golem-provider start"), start(None));
         assert_eq!(overrides("golem-provider start --stop-vms-on-exit"), start(Some(true)));
         assert_eq!(overrides("golem-provider start --keep-vms-on-exit"), start(Some(false)));

@@ -9,7 +9,8 @@ use super::{Check, State};
 use crate::{
     plugins::{
         Finding, Severity,
-        catalog::{Catalog, PluginError},
+        catalog::{Catalog, Loaded, PluginError},
+        manifest::GrantKind,
     },
     settings::Settings,
 };
@@ -56,7 +57,7 @@ pub async fn examine(catalog: &Catalog) -> Vec<Examination> {
 }
 
 async fn examine_one(catalog: &Catalog, name: &str) -> Option<Examination> {
-    let loaded = match catalog.load_vm_backend(name).await {
+    let loaded = match catalog.load_named(name).await {
         Ok(loaded) => loaded,
         Err(PluginError::Disabled { .. }) => return None,
         Err(error) => {
@@ -68,7 +69,8 @@ async fn examine_one(catalog: &Catalog, name: &str) -> Option<Examination> {
         }
     };
     let granted = loaded.about.asks.iter().filter(|ask| !loaded.about.missing.contains(ask));
-    let (programs, others): (Vec<_>, Vec<_>) = granted.partition(|ask| ask.kind == "programs");
+    let (programs, others): (Vec<_>, Vec<_>) =
+        granted.partition(|ask| ask.kind == GrantKind::Programs);
     let mut examination = Examination {
         name: name.to_owned(),
         version: Some(loaded.about.version.clone()),
@@ -79,21 +81,21 @@ async fn examine_one(catalog: &Catalog, name: &str) -> Option<Examination> {
             .collect(),
         origins: others
             .into_iter()
-            .filter(|ask| ask.kind == "http")
+            .filter(|ask| ask.kind == GrantKind::Http)
             .map(|ask| ask.value.clone())
             .collect(),
         not_granted: loaded
             .about
             .missing
             .iter()
-            .map(|ask| format!("{} {}", ask.kind, ask.value))
+            .map(|ask| format!("{} {}", ask.kind.as_str(), ask.value))
             .collect(),
         findings: loaded.findings,
         images: Vec::new(),
         images_problem: None,
     };
-    if examination.works() {
-        match loaded.backend.images().await {
+    if let (true, Loaded::VmBackend(backend)) = (examination.works(), loaded.plugin) {
+        match backend.images().await {
             Ok(images) => {
                 examination.images = images.into_iter().map(|image| image.alias).collect();
             }

@@ -26,7 +26,10 @@ use super::{
     configuration::{Configuration, ConfigurationError, ConfigurationFile},
     engine::{Engine, EngineError},
     failure::Failure,
-    imports::{Ethereum, Machine, Services, StateStore, http, log::PluginLog},
+    harness::MemoryState,
+    imports::{
+        Ethereum, Machine, Services, StateStore, ethereum::NoEthereum, http, log::PluginLog,
+    },
     kind::Kind,
     limits,
     manifest::{Ask, Grants, Manifest, ManifestError},
@@ -220,6 +223,14 @@ impl Catalog {
         });
         let shared = Mutex::default();
         Ok(Self { engine, services, config, limits: limits::FUNCTIONS, shared })
+    }
+
+    /// For a look at plugins where no provider runs: there is neither chain nor key, and what a plugin keeps is forgotten.
+    ///
+    /// # Errors
+    /// The engine cannot be set up.
+    pub fn offline(config: CatalogConfig) -> Result<Self, CatalogError> {
+        Self::new(config, Arc::new(MemoryState::default()), Arc::new(NoEthereum))
     }
 
     /// For tests of what happens when a call takes too long.

@@ -26,6 +26,8 @@ pub fn at_rest(settings: &Settings, listed: Vec<Listed>) -> Status {
         resources: None,
         vms: VmsSection { max: settings.vms.max_vms, list },
         plugins: plugins::section_at_rest(listed),
+        network: None,
+        prices: None,
         proxy: None,
         start: Some(start),
     })

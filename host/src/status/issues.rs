@@ -2,8 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PluginState, PluginsSection, ResourcesSection, Sections, StartSection, VmsSection};
-use crate::vms::Phase;
+use super::{
+    NetworkSection, PluginState, PluginsSection, ResourcesSection, Sections, StartSection,
+    VmsSection,
+};
+use crate::{
+    discovery::{AdvertiserState, Visibility},
+    ports::verification::{PortState, VerificationStatus, ranges},
+    vms::Phase,
+};
 
 /// Something that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +38,8 @@ pub enum Severity {
 
 /// Everything that is wrong, the worst first.
 pub(super) fn issues(sections: &Sections) -> Vec<Issue> {
-    let Sections { provider: _, resources, vms, plugins, proxy: _, start } = sections;
+    let Sections { provider: _, resources, vms, plugins, network, prices: _, proxy: _, start } =
+        sections;
     let mut found = Vec::new();
     match start {
         Some(start) => of_start(start, vms, &mut found),
@@ -40,6 +48,10 @@ pub(super) fn issues(sections: &Sections) -> Vec<Issue> {
             of_vms(vms, plugins, &mut found);
             if let Some(resources) = resources {
                 of_resources(resources, &mut found);
+            }
+            if let Some(network) = network {
+                of_reachability(network, &mut found);
+                of_advertisers(network, &mut found);
             }
         }
     }
@@ -186,6 +198,103 @@ fn of_vms(vms: &VmsSection, plugins: &PluginsSection, found: &mut Vec<Issue>) {
                 "port-closed",
                 format!("the machine {name} runs, but its port {port} is not open"),
                 format!("another program may have it: `ss -ltnp sport = :{port}`; it is opened as soon as it is free"),
+            ));
+        }
+    }
+}
+
+const PORTS_REMEDY: &str = "forward the port on your router to this computer and let it through its firewall; README has more under \"Ports that cannot be reached\"";
+
+fn of_reachability(section: &NetworkSection, found: &mut Vec<Issue>) {
+    let reached = &section.reachability;
+    let port = reached.provider_port.port;
+    let nobody_asked =
+        matches!(reached.status, VerificationStatus::Pending | VerificationStatus::Skipped);
+    if reached.address.is_none() && reached.status != VerificationStatus::Pending {
+        found.push(issue(
+            Severity::Critical,
+            "no-address",
+            "the public address of this computer is not known",
+            "set GOLEM_PROVIDER_PUBLIC_IP to the one that requestors reach it by",
+        ));
+    }
+    match reached.provider_port.external {
+        PortState::Closed | PortState::Misdirected | PortState::Occupied => found.push(issue(
+            Severity::Critical,
+            "provider-port-closed",
+            format!("requestors cannot reach the API: port {port} is closed from outside"),
+            PORTS_REMEDY,
+        )),
+        PortState::Unverified if !nobody_asked => found.push(issue(
+            Severity::Warning,
+            "ports-unverified",
+            format!("nobody could say whether port {port} can be reached from outside"),
+            "see which servers failed in `golem-provider status --json`; others can be set with GOLEM_PROVIDER_PORT_CHECK_SERVERS, and GOLEM_PROVIDER_UNVERIFIED_PORTS=trust goes on without",
+        )),
+        PortState::Unverified | PortState::Open | PortState::Skipped => {}
+    }
+    let ssh = &reached.ssh_ports;
+    if ssh.usable.is_empty() && reached.status == VerificationStatus::Verified {
+        found.push(issue(
+            Severity::Critical,
+            "no-ssh-port",
+            format!(
+                "no port for SSH to machines can be reached ({}-{})",
+                ssh.from,
+                ssh.to.saturating_sub(1)
+            ),
+            PORTS_REMEDY,
+        ));
+    }
+    if !ssh.vms_cut_off.is_empty() {
+        found.push(issue(
+            Severity::Warning,
+            "vms-cut-off",
+            format!("requestors cannot reach their machines on ports {}", ranges(&ssh.vms_cut_off)),
+            PORTS_REMEDY,
+        ));
+    }
+}
+
+fn of_advertisers(section: &NetworkSection, found: &mut Vec<Issue>) {
+    for name in &section.missing_advertisers {
+        found.push(issue(
+            Severity::Warning,
+            "advertiser-missing",
+            format!("the provider should be listed by {name}, which is no plugin that can be used"),
+            format!("golem-provider plugin list; or choose others: golem-provider plugin use discovery-advertiser NAME (without {name})"),
+        ));
+    }
+    for advertiser in &section.advertisers {
+        let name = &advertiser.name;
+        let reason = advertiser.reason.as_deref().unwrap_or("no reason is known");
+        match advertiser.state {
+            AdvertiserState::Failing => found.push(issue(
+                Severity::Warning,
+                "advertiser-failing",
+                format!("{name}: {reason}"),
+                "it is tried again by itself; `golem-provider doctor` looks whether the server can be reached",
+            )),
+            AdvertiserState::Withheld => found.push(issue(
+                Severity::Note,
+                "not-advertised",
+                format!("nothing is advertised with {name}: {reason}"),
+                "nothing has to be done if that is as it should be",
+            )),
+            AdvertiserState::Starting | AdvertiserState::Published => {}
+        }
+        if let Some(seen) = &advertiser.seen
+            && advertiser.state == AdvertiserState::Published
+        {
+            let phrase = match seen.visibility {
+                Visibility::Visible => continue,
+                other => other.phrase(),
+            };
+            found.push(issue(
+                Severity::Warning,
+                "not-visible",
+                format!("our entry with {name} is {phrase}"),
+                "it is published again by itself; if this goes on, somebody else may be using the same id",
             ));
         }
     }

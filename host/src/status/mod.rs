@@ -11,11 +11,12 @@
 //! of [`Sections`], its function, and its lines on the screen (`cli/status/screen.rs`); where it does not apply the field is
 //! absent.
 //!
-//! Reads `vms`, `proxy`, `resources`, `plugins`, `store` and `settings`; called by `admin`, which answers with it, and `cli`,
+//! Reads `vms`, `proxy`, `resources`, `plugins`, `ports`, `discovery`, `payments`, `store` and `settings`; called by `admin`, which answers with it, and `cli`,
 //! which shows it. Nothing here changes anything.
 
 mod at_rest;
 mod issues;
+mod network;
 mod observer;
 mod plugins;
 mod vms;
@@ -27,11 +28,13 @@ use serde::{Deserialize, Serialize};
 
 pub use at_rest::at_rest;
 pub use issues::{Issue, Severity};
+pub use network::NetworkSection;
 pub use observer::{Observer, ObserverParts};
 pub use plugins::{FailingFunction, PluginLine, PluginState, state_of};
 pub use vms::{Traffic, VmLine, VmsSection};
 
 use crate::{
+    payments::pricing::Prices,
     resources::{Minimums, ResourceReport},
     settings::{Environment, Settings},
     telemetry::LogTarget,
@@ -82,6 +85,10 @@ pub struct Sections {
     pub resources: Option<ResourcesSection>,
     pub vms: VmsSection,
     pub plugins: PluginsSection,
+    /// Absent where the provider does not run.
+    pub network: Option<NetworkSection>,
+    /// Absent where the provider does not run.
+    pub prices: Option<Prices>,
     /// Absent where the provider does not run.
     pub proxy: Option<ProxySection>,
     /// What would be in the way of a start; absent where the provider runs.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{ProviderSection, ResourcesSection, Running, Sections, Status, plugins, vms};
+use super::{
+    NetworkSection, ProviderSection, ResourcesSection, Running, Sections, Status, plugins, vms,
+};
 use crate::{
-    discovery::Advertising,
-    payments::pricing::Prices,
-    plugins::catalog::Catalog, proxy::Proxy, resources::Minimums, settings::Settings,
+    discovery::Advertising, payments::pricing::Prices, plugins::catalog::Catalog,
+    ports::verification::Reachability, proxy::Proxy, resources::Minimums, settings::Settings,
     telemetry::LogTarget, vms::VmService,
 };
 
@@ -31,6 +32,7 @@ pub struct ObserverParts {
     pub proxy: Proxy,
     pub advertising: Advertising,
     pub prices: watch::Receiver<Prices>,
+    pub reachability: watch::Receiver<Reachability>,
 }
 
 impl Observer {
@@ -67,6 +69,11 @@ impl Observer {
                 &parts.advertising,
                 Timestamp::now(),
             ),
+            network: Some(NetworkSection::of(
+                parts.reachability.borrow().clone(),
+                &parts.advertising,
+            )),
+            prices: Some(parts.prices.borrow().clone()),
             proxy: Some(proxy),
             start: None,
         })

@@ -98,8 +98,8 @@ pub(super) fn section(
     let default = backends.default_name();
     let line = |listed: Listed| {
         let (state, degraded) = state_of(&listed, backends, advertising);
-        let in_use = default.as_deref() == Ok(listed.name.as_str())
-            || advertisers.contains(&listed.name);
+        let in_use =
+            default.as_deref() == Ok(listed.name.as_str()) || advertisers.contains(&listed.name);
         let failing = degraded.into_iter().map(|one| FailingFunction::of(one, now)).collect();
         PluginLine { failing, in_use, ..line(listed, state) }
     };

@@ -69,8 +69,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Opens the database of a provider that does not run, to look at it and change nothing.
-pub(super) fn open_to_look(path: &Path) -> Result<Connection, StoreError> {
+/// For a look at what another process may be writing: nothing is made, nothing is brought up to date. `None` where there is no
+/// database.
+pub(super) fn open_to_look(path: &Path) -> Result<Option<Connection>, StoreError> {
+    if !path.exists() {
+        return Ok(None);
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> Result<(Connection, i64), rusqlite::Error> {
         let connection = Connection::open_with_flags(path, flags)?;
@@ -83,7 +87,7 @@ pub(super) fn open_to_look(path: &Path) -> Result<Connection, StoreError> {
     if found > MIGRATIONS.len() {
         return Err(StoreError::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() });
     }
-    Ok(connection)
+    Ok(Some(connection))
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -105,22 +109,6 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Damaged { path: path.to_owned(), message: verdict });
     }
     Ok(connection)
-}
-
-/// For a look at what another process may be writing: nothing is made, nothing is brought up to date. `None` where there is no
-/// database.
-pub(super) fn open_to_look(data_dir: &Path) -> Result<Option<Connection>, StoreError> {
-    let path = DataDirectory::database_in(data_dir);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || -> Result<Connection, rusqlite::Error> {
-        let connection = Connection::open_with_flags(&path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(connection)
-    };
-    open().map(Some).map_err(|error| StoreError::from(error).at(&path))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -55,7 +55,7 @@ pub fn vms_at_rest(data_dir: &Path) -> Result<Option<Vec<VmRecord>>, StoreError>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StoreError::Directory { path: data_dir.to_owned(), source }),
     }
-    let connection = connection::open_to_look(&path)?;
+    let Some(connection) = connection::open_to_look(&path)? else { return Ok(None) };
     vms::all(&connection).map(Some).map_err(|error| error.at(&path))
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     admin::AdminClient,
     doctor::{self, Check, State, Subject},
-    plugins::{catalog::Catalog, harness::MemoryState},
+    plugins::catalog::Catalog,
     settings::{self, Environment, Overrides, Settings, SettingsError},
     store,
 };
@@ -172,7 +172,7 @@ async fn in_passing(settings: &Settings) -> Result<Vec<doctor::Examination>, Str
 }
 
 async fn examine_here(settings: &Settings) -> Result<Vec<doctor::Examination>, String> {
-    let catalog = Catalog::new(settings.into(), Arc::new(MemoryState::default()));
+    let catalog = Catalog::offline(settings.into());
     Ok(doctor::examine(&catalog.map_err(|error| error.to_string())?).await)
 }
 

@@ -6,10 +6,7 @@ mod ask;
 mod author;
 mod show;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -20,8 +17,6 @@ use crate::{
     plugins::{
         Kind,
         catalog::{About, Catalog},
-        ethereum::NoEthereum,
-        harness::MemoryState,
         installation::{Grant, GrantKind, Listed, check_name, grants_for},
     },
     settings::{self, Settings},
@@ -318,8 +313,7 @@ fn idle(listed: Listed) -> PluginReport {
 
 /// The plugins of a provider that does not run.
 fn offline(settings: &Settings) -> anyhow::Result<Catalog> {
-    // What a plugin keeps while it is tried without a provider is forgotten afterwards.
-    Ok(Catalog::new(settings.into(), Arc::new(MemoryState::default()), Arc::new(NoEthereum))?)
+    Ok(Catalog::offline(settings.into())?)
 }
 
 #[cfg(test)]

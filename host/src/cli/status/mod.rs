@@ -2,7 +2,7 @@
 
 mod screen;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use console::Term;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::print::{self, print};
 use crate::{
     admin::AdminClient,
-    plugins::{catalog::Catalog, harness::MemoryState},
+    plugins::catalog::Catalog,
     settings::Settings,
     status::{Health, Status, at_rest},
 };
@@ -99,7 +99,7 @@ async fn find_out(settings: &Settings) -> anyhow::Result<Status> {
     }
     // Before the first start nothing is made just to look.
     let listed = match settings.data_dir.is_dir() {
-        true => Catalog::new(settings.into(), Arc::new(MemoryState::default()))?.list().await,
+        true => Catalog::offline(settings.into())?.list().await,
         false => Vec::new(),
     };
     let settings = settings.clone();

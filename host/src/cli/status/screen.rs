@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use console::style;
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 
 use crate::{
     cli::print::{bytes, duration, shortened, table, wrapped},
+    discovery::{AdvertiserReport, AdvertiserState},
+    payments::pricing::{MonthlyPrices, Prices},
+    plugins::Kind,
+    ports::verification::ranges,
     resources::Amounts,
     status::{
-        Health, Issue, PluginLine, PluginState, PluginsSection, ProviderSection, ProxySection,
-        ResourcesSection, Severity, Status, VmLine, VmsSection,
+        Health, Issue, NetworkSection, PluginLine, PluginState, PluginsSection, ProviderSection,
+        ProxySection, ResourcesSection, Severity, Status, VmLine, VmsSection,
     },
     telemetry::LogTarget,
 };
@@ -20,6 +25,8 @@ pub fn of(status: &Status, now: Timestamp, width: usize) -> String {
     let sections = &status.sections;
     let mut parts = vec![provider(status.health, &sections.provider, now)];
     parts.extend(sections.resources.as_ref().map(resources));
+    parts.extend(sections.network.as_ref().map(|section| network(section, now, width)));
+    parts.extend(sections.prices.as_ref().map(|section| prices(section, now, width)));
     parts.push(vms(&sections.vms, now, width));
     parts.push(plugins(&sections.plugins, now, width));
     parts.extend(sections.proxy.as_ref().map(|section| proxy(section, width)));
@@ -94,6 +101,100 @@ fn headed(rows: &[Vec<String>]) -> String {
         Some((head, rest)) => format!("{}\n{rest}", heading(head)),
         None => text,
     }
+}
+
+fn network(section: &NetworkSection, now: Timestamp, width: usize) -> String {
+    let reached = &section.reachability;
+    let ssh = &reached.ssh_ports;
+    let place = match (section.advertisable_at, &section.not_advertisable) {
+        (Some(address), _) => format!("at {address}"),
+        (None, Some(reason)) => format!("no: {reason}"),
+        (None, None) => "not known".to_owned(),
+    };
+    let mut sentence = format!(
+        "{place}; API port {} {}; {} SSH ports usable",
+        reached.provider_port.port,
+        reached.provider_port.external.phrase(),
+        ssh.usable.len()
+    );
+    if !ssh.usable.is_empty() {
+        sentence += &format!(" ({})", ranges(&ssh.usable));
+    }
+    if reached.checking {
+        sentence += "; being checked now";
+    } else if let Some(checked) = reached.checked_at {
+        sentence += &format!("; checked {} ago", since(checked, now));
+    }
+    if let Some(next) = reached.next_check_at {
+        sentence += &format!(", again in {}", until(next, now));
+    }
+    let mut text = wrapped(&format!("{} ", heading("REACHABLE")), &sentence, width);
+    if section.advertisers.is_empty() {
+        text += &wrapped(&format!("{}   ", heading("VISIBLE")), "advertised nowhere", width);
+        return text;
+    }
+    for (index, advertiser) in section.advertisers.iter().enumerate() {
+        let head = match index {
+            0 => format!("{}   {}: ", heading("VISIBLE"), advertiser.name),
+            _ => format!("          {}: ", advertiser.name),
+        };
+        text += &wrapped(&head, &listed(advertiser, now), width);
+    }
+    text
+}
+
+/// How an advertiser is doing, in one sentence.
+fn listed(advertiser: &AdvertiserReport, now: Timestamp) -> String {
+    let reason = advertiser.reason.as_deref().unwrap_or("no reason is known");
+    let mut sentence = match advertiser.state {
+        AdvertiserState::Starting => match &advertiser.reason {
+            Some(reason) => format!("not yet: {reason}"),
+            None => "being advertised for the first time".to_owned(),
+        },
+        AdvertiserState::Withheld => format!("nothing is advertised: {reason}"),
+        AdvertiserState::Failing => format!("failing: {reason}"),
+        AdvertiserState::Published => match &advertiser.seen {
+            Some(seen) => {
+                format!("{}, looked up {} ago", seen.visibility.phrase(), since(seen.at, now))
+            }
+            None => "published".to_owned(),
+        },
+    };
+    if let Some(success) = advertiser.last_success {
+        sentence += &format!("; published {} ago", since(success, now));
+    }
+    if let Some(expires) = advertiser.expires {
+        sentence += &format!(", for another {}", until(expires, now));
+    }
+    if let Some(next) = advertiser.next.filter(|_| advertiser.state == AdvertiserState::Failing) {
+        sentence += &format!("; tried again in {}", until(next, now));
+    }
+    sentence
+}
+
+fn prices(section: &Prices, now: Timestamp, width: usize) -> String {
+    let each = |prices: &MonthlyPrices| {
+        let price = |amount: Decimal| amount.round_sf(4).unwrap_or(amount).normalize();
+        format!(
+            "{} a core, {} a GB of memory, {} a GB of storage",
+            price(prices.per_core),
+            price(prices.per_gb_ram),
+            price(prices.per_gb_storage)
+        )
+    };
+    let mut sentence = format!("a month in USD: {}", each(&section.usd));
+    match (&section.glm, &section.rate) {
+        (Some(glm), Some(rate)) => {
+            sentence += &format!(
+                "; in GLM: {} (1 GLM is {} USD, as of {} ago)",
+                each(glm),
+                rate.usd_per_glm.normalize(),
+                since(rate.at, now)
+            );
+        }
+        _ => sentence += "; none in GLM, as nobody has told what it is worth",
+    }
+    wrapped(&format!("{}    ", heading("PRICES")), &sentence, width)
 }
 
 fn vms(section: &VmsSection, now: Timestamp, width: usize) -> String {
@@ -280,6 +381,8 @@ mod tests {
                     failing: vec![],
                 }],
             },
+            network: None,
+            prices: None,
             proxy: Some(ProxySection::default()),
             start: None,
         })

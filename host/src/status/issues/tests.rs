@@ -21,7 +21,7 @@ fn plugin(name: &str, state: PluginState) -> PluginLine {
     PluginLine {
         name: name.to_owned(),
         version: Some("0.1.0".to_owned()),
-        kind: Some("vm-backend".to_owned()),
+        kind: Some(crate::plugins::Kind::VmBackend),
         origin: "bundled".to_owned(),
         state,
         in_use: true,
@@ -73,6 +73,8 @@ fn healthy() -> Sections {
             no_backend: None,
             list: vec![plugin("qemu", PluginState::Working)],
         },
+        network: None,
+        prices: None,
         proxy: Some(ProxySection::default()),
         start: None,
     }
