@@ -111,6 +111,10 @@ impl Setup {
             .with("PORT_RANGE_START", ports.ssh.start)
             .with("PORT_RANGE_END", ports.ssh.end)
             .with("DEFAULT_VM_IMAGE", DEFAULT_IMAGE)
+            // No test speaks to anybody outside this computer, whatever else it sets.
+            .with("DISCOVERY_URL", "http://127.0.0.1:9")
+            .with("PORT_CHECK_SERVERS", "http://127.0.0.1:9")
+            .with("PUBLIC_IP_SOURCES", "http://127.0.0.1:9")
             // However full the machine is that tests run on: what VMs are given is not what they use.
             .with("STORAGE_THRESHOLD", 100)
             .with("LOG", "info,golem_provider=debug"))
@@ -128,6 +132,16 @@ impl Setup {
     pub fn in_development(mut self) -> Setup {
         self.settings.insert("GOLEM_ENVIRONMENT".to_owned(), "development".to_owned());
         self
+    }
+
+    /// As for the public, but on this computer alone: advertised as being at `public_ip`, with ports that nobody verifies.
+    #[must_use]
+    pub fn in_production(self, public_ip: &str) -> Setup {
+        self.with_command(&["start", "--no-verify-port"])
+            .with("HOST", "127.0.0.1")
+            .with("PUBLIC_IP", public_ip)
+            .with("COUNTRY", "SE")
+            .with("PRICING_UPDATE_ENABLED", "false")
     }
 
     /// Offers these images.

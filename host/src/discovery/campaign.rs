@@ -205,7 +205,6 @@ impl Work {
         self.done = Done {
             published: Some(Publication { said: wanted.clone(), at: now, priced_at }),
             may_be_listed: true,
-            looked_at: self.done.looked_at,
             ..Done::default()
         };
         let expires = published.expires_in.and_then(|left| later(left));

@@ -168,6 +168,9 @@ pub const HTTP_CONNECT: Duration = Duration::from_secs(20);
 /// A download whose server falls silent for so long is broken off; it can be resumed.
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 
+/// A connection without a request is kept so long for the next one. Usual servers close theirs after five seconds.
+pub const HTTP_KEPT: Duration = Duration::from_secs(2);
+
 /// Nothing that a plugin fetches is larger: a bound for servers that never end.
 pub const DOWNLOAD_BYTES: u64 = 64 << 30;
 

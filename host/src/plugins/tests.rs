@@ -667,7 +667,10 @@ async fn what_is_no_component_is_refused_with_its_place() {
     let error = bench.catalog.load_named("garbage").await.err().unwrap();
     assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
     let error = bench.catalog.load_named("absent").await.err().unwrap();
-    assert!(error.to_string().contains("known are qemu, garbage, misbehaving"), "{error}");
+    assert!(
+        error.to_string().contains("known are qemu, discovery-server, garbage, misbehaving"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -735,15 +738,13 @@ async fn a_core_module_is_refused_with_the_way_to_make_a_component_of_it() {
 }
 
 #[tokio::test]
-async fn a_component_that_lacks_an_export_is_refused_with_its_name() {
+async fn a_component_that_exports_nothing_of_a_plugin_is_refused_with_what_it_lacks() {
     let bench = bench();
     let error = bench.load_error("empty", b"\0asm\x0d\0\x01\0").await;
+    assert!(error.contains("it exports no interface that makes it a plugin"), "{error}");
     assert!(
-        error.contains("it does not fit the world `vm-backend` of golem:provider@0.1.0"),
-        "{error}"
-    );
-    assert!(
-        error.contains("golem:provider/plugin@0.1.0") && error.contains("install a version of it"),
+        error.contains("golem:provider/vms@0.1.0")
+            && error.contains("golem:provider/advertisements@0.1.0"),
         "{error}"
     );
 }
