@@ -220,9 +220,6 @@ impl Node {
                 })
                 .ok()
         });
-        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch())
-            .with_reachability(reachability.clone());
-        let api = Api::new(api);
         let mut beside = JoinSet::new();
         let (offer, offering) = offer_sources(
             settings,
@@ -248,6 +245,10 @@ impl Node {
                 "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
             );
         }
+        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch())
+            .with_reachability(reachability.clone())
+            .with_advertising(advertising.clone());
+        let api = Api::new(api);
         let catalog = Arc::new(catalog);
         let parts = ObserverParts {
             catalog: Arc::clone(&catalog),

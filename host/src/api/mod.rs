@@ -13,8 +13,8 @@
 //! into JSON; whatever fails is an [`error::ApiError`] by `?`. Reading calls never wait for a backend or the disk.
 //! Changing calls go on when their client goes away: the work belongs to the service, a request only waits for it.
 //!
-//! This module may call `vms`, look at the prices of `payments` and at what `ports` has found out, and read `settings`; only the
-//! composition root calls it. Only this module knows axum.
+//! This module may call `vms`, look at the prices of `payments`, at what `ports` has found out and at how `discovery` is doing,
+//! and read `settings`; only the composition root calls it. Only this module knows axum.
 
 mod client;
 mod create;
@@ -47,6 +47,7 @@ use axum::{Router, extract::Request, response::Response};
 use tokio::sync::watch;
 
 use crate::{
+    discovery::Advertising,
     payments::pricing::Prices,
     ports::verification::{Reachability, VerifierConfig},
     settings::{ApiSettings, Environment, Settings},
@@ -71,6 +72,8 @@ pub struct ApiState {
     pub settings: ApiSettings,
     written: Arc<written::WrittenVms>,
     reachability: watch::Receiver<Reachability>,
+    /// Absent where nobody advertises.
+    advertising: Option<Advertising>,
     port_checks: Option<PortCheckRules>,
 }
 
@@ -89,6 +92,7 @@ impl ApiState {
         let allow_private = settings.environment == Environment::Development;
         Self {
             reachability,
+            advertising: None,
             port_checks: serves
                 .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
@@ -109,6 +113,12 @@ impl ApiState {
     #[must_use]
     pub fn with_reachability(self, reachability: watch::Receiver<Reachability>) -> Self {
         Self { reachability, ..self }
+    }
+
+    /// With how it is advertised.
+    #[must_use]
+    pub fn with_advertising(self, advertising: Advertising) -> Self {
+        Self { advertising: Some(advertising), ..self }
     }
 
     /// Where this provider is reached, where that is known.

@@ -133,7 +133,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     };
     exit_code(match cli.command {
         Command::Start(arguments) | Command::Dev(arguments) => match arguments.daemon {
-            true => wait_for(daemon::start(&settings)),
+            true => on_runtime(daemon::start(&settings)).flatten(),
             false => start(settings, arguments.detached, serve),
         },
         Command::Pricing(command) => command.run(&settings).map(|()| ExitCode::SUCCESS),
@@ -143,11 +143,11 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             wallet::Outcome::NotAsked => ExitCode::from(WRONG_USAGE),
         }),
         Command::PortChecker(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Stop(command) => wait_for(command.run(&settings)),
-        Command::Status(command) => wait_for(command.run(&settings)),
-        Command::Logs(command) => wait_for(command.run(&settings)),
-        Command::Doctor(command) => wait_for(command.run(&settings)),
-        Command::Service(command) => wait_for(command.run(&settings)),
+        Command::Stop(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Status(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Logs(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Doctor(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Service(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Config(command) => command
             .run(&settings, &mut std::io::stdout().lock())
             .map(|()| ExitCode::SUCCESS)
@@ -157,18 +157,6 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             plugin::Outcome::NeedsConsent => ExitCode::from(WRONG_USAGE),
         }),
     })
-}
-
-/// Carries out a command that waits for things.
-fn wait_for(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let done = runtime.block_on(work);
-    runtime.shutdown_background();
-    done
 }
 
 /// Says what went wrong, if anything did.
