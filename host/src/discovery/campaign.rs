@@ -207,7 +207,7 @@ impl Work {
             may_be_listed: true,
             ..Done::default()
         };
-        let expires = published.expires_in.and_then(|left| later(left));
+        let expires = published.expires_in.and_then(later);
         {
             let mut report = self.shared.report();
             report.state = AdvertiserState::Published;

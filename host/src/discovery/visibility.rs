@@ -52,7 +52,7 @@ pub fn judge(said: &[Advertisement], provider_id: &str, listings: &[Listing]) ->
         listing.owner.is_some()
             || said.iter().any(|said| listing.ip_address == said.ip_address.to_string())
     };
-    match found.iter().any(|listing| from_us(listing)) {
+    match found.iter().any(from_us) {
         true => Visibility::Stale,
         false => Visibility::OverwrittenByAStranger,
     }

@@ -107,7 +107,7 @@ impl PluginComponent {
         })?;
         let mut functions = HashMap::new();
         for (interface, names) in [PLUGIN, (kind.interface(), kind.functions())] {
-            let interface = component.get_export_index(None, &versioned(interface));
+            let interface = component.get_export_index(None, versioned(interface));
             for name in names {
                 let function = interface
                     .and_then(|interface| component.get_export_index(Some(&interface), name))
@@ -244,7 +244,7 @@ impl Pre {
 fn kind_of(component: &Component) -> Option<Kind> {
     let mut kinds = Kind::ALL
         .into_iter()
-        .filter(|kind| component.get_export_index(None, &versioned(kind.interface())).is_some());
+        .filter(|kind| component.get_export_index(None, versioned(kind.interface())).is_some());
     kinds.next().filter(|_| kinds.next().is_none())
 }
 
