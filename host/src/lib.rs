@@ -15,6 +15,7 @@
 //!          ├ discovery            being found: what is said where, and whether it is seen
 //!          ├ payments             the key that stands for the provider, its money, prices
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
+//! http_client                    questions to servers that are not ours: bounded, with a deadline
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```
@@ -27,6 +28,7 @@ pub mod chains;
 pub mod cli;
 pub mod discovery;
 pub mod faults;
+pub mod http_client;
 pub mod node;
 pub mod payments;
 pub mod plugins;
