@@ -8,7 +8,7 @@
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
 //! their SSH server; `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
+//! image` builds. A chain ([`Anvil`]), one with entries of providers ([`GolemBase`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
 //! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
@@ -18,6 +18,7 @@ mod captcha_faucet;
 mod client;
 mod conformance;
 pub mod database;
+mod golem_base;
 mod images;
 mod load;
 pub mod mounts;
@@ -39,6 +40,7 @@ pub use binary::{component, provider as program};
 pub use captcha_faucet::{CaptchaFaucet, Puzzles};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
+pub use golem_base::GolemBase;
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;
