@@ -17,6 +17,7 @@
 //!          ├ payments             the key that stands for the provider, its money, prices
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
 //! service_manager                what systemd is told
+//! http_client                    questions to servers that are not ours: bounded, with a deadline
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
 //! ```
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod discovery;
 pub mod doctor;
 pub mod faults;
+pub mod http_client;
 pub mod node;
 pub mod payments;
 pub mod plugins;

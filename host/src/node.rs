@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy::primitives::U256;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, AdminListener, Doors, Ending, PluginDesk},
     api::{Api, ApiState, Server},
-    chains::{ChainError, Chains},
+    chains::{self, ChainError, Chains, Nodes},
     discovery::{Advertising, Free, Identity, Reach, Selection, Sources},
+    http_client::AskError,
     payments::{
         pricing::{self, MonthlyPrices, PriceSource, Pricing},
         wallet::{Wallet, WalletError},
@@ -40,7 +42,7 @@ use crate::{
         Advertiser, Ethereum, Failure, FailureKind, Finding, StateError, StateStore, VmBackend,
         advertiser::Prices,
         catalog::{Catalog, CatalogConfig, CatalogError, Loaded, PluginError, Probed},
-        ethereum::{ChainFailure, Receipt, Transaction},
+        ethereum::{ChainFailure, Event, Receipt, Transaction},
     },
     ports::{
         InvalidRange,
@@ -92,6 +94,8 @@ pub enum NodeError {
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    #[error("cannot ask the nodes of any chain: {0}")]
+    Chains(#[from] AskError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
@@ -178,7 +182,9 @@ impl Node {
         let wallet_settings = settings.wallet.clone();
         let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet_settings));
         let wallet = opening.await??;
-        let ethereum = Arc::new(Chains::new(&settings.chains.nodes, wallet.signer().clone()));
+        let nodes = Nodes::new(&settings.chains.nodes)?;
+        let max_gas_price_wei = settings.chains.max_gas_price_wei;
+        let ethereum = Arc::new(Chains::new(nodes, wallet.signer().clone(), max_gas_price_wei));
         // Side by side: a plugin's probe waits for programs, and neither of these needs the other.
         let (monitor, (catalog, plugins)) = tokio::try_join!(
             async { Ok::<_, NodeError>(Monitor::start(vm_data_dir).await?) },
@@ -519,8 +525,25 @@ impl Ethereum for Chains {
         transaction: Transaction,
         timeout: Duration,
     ) -> Result<Receipt, ChainFailure> {
-        let _ = (chain, transaction, timeout);
-        Err(ChainFailure::Provider(Failure::new(FailureKind::Unsupported, "not yet")))
+        let call = chains::Call {
+            to: transaction.to.into(),
+            data: transaction.data.into(),
+            value_wei: U256::from(transaction.value_wei),
+            gas_limit: transaction.gas_limit,
+        };
+        let receipt = Self::send_transaction(self, chain, call, timeout).await?;
+        let event = |event: chains::Event| Event {
+            address: event.address.into(),
+            topics: event.topics.into_iter().map(Into::into).collect(),
+            data: event.data.into(),
+        };
+        Ok(Receipt {
+            transaction_hash: receipt.transaction_hash.into(),
+            block_number: receipt.block_number.to(),
+            succeeded: receipt.succeeded(),
+            gas_used: receipt.gas_used.to(),
+            events: receipt.logs.into_iter().map(event).collect(),
+        })
     }
 }
 
@@ -531,8 +554,14 @@ impl From<ChainError> for ChainFailure {
             ChainError::Refused { code, message, data } => {
                 return Self::Rpc { code, message, data };
             }
-            ChainError::NotConfigured { .. } => FailureKind::FailedPrecondition,
-            ChainError::Unreachable { .. } => FailureKind::Unavailable,
+            ChainError::NotConfigured { .. }
+            | ChainError::GasTooExpensive { .. }
+            | ChainError::InsufficientBalance { .. } => FailureKind::FailedPrecondition,
+            ChainError::Unreachable { .. }
+            | ChainError::Malformed { .. }
+            | ChainError::Superseded { .. } => FailureKind::Unavailable,
+            ChainError::Late { .. } | ChainError::NotMined { .. } => FailureKind::DeadlineExceeded,
+            ChainError::NoToken { .. } => FailureKind::NotFound,
             ChainError::Signing(_) => FailureKind::Internal,
         };
         Self::Provider(Failure::new(kind, text))

@@ -8,10 +8,12 @@
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
 //! their SSH server; among them is `operations.rs`, about what an operator does with a provider. `money.rs` has a
 //! [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program
-//! ([`Multipass`]). `reachability.rs` puts a provider behind a router ([`network`]), with servers that it asks
-//! about itself ([`PortChecker`], [`CheckServer`]). `vm_life.rs` boots a few real ones, and is one program so that no two programs boot at the same time; it
-//! needs the image that `cargo xtask image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem
-//! Network; `cargo xtask network` installs them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! ([`Multipass`]). `reachability.rs` puts a provider behind a router ([`network`]), with servers that it asks about itself
+//! ([`PortChecker`], [`CheckServer`]). `discovery.rs` and `golem_base.rs` list it where requestors look: with the published
+//! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one
+//! program so that no two programs boot at the same time; it needs the image that `cargo xtask image` builds. A chain
+//! ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs them.
+//! `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;
@@ -22,6 +24,7 @@ mod client;
 mod conformance;
 pub mod database;
 mod discovery_server;
+mod golem_base;
 mod images;
 mod load;
 pub mod mounts;
@@ -46,6 +49,7 @@ pub use check_server::{Behaviour, CheckServer, PortChecker};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
 pub use discovery_server::DiscoveryServer;
+pub use golem_base::GolemBase;
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;

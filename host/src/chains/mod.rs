@@ -1,80 +1,61 @@
-//! The Ethereum chains that the operator configured: questions to their nodes, and transactions with the provider's key.
+//! The Ethereum chains that the operator configured: questions to their nodes ([`Nodes`]), and transactions with the provider's
+//! key ([`Chains`]).
 //!
 //! A chain is known by a name (`golem-base`, `payments`) and by the URLs of its nodes, which are asked in turn. URLs carry the
 //! operator's keys, so no error and no log line holds more of one than its host. Calls nothing of the provider but
-//! `settings`; called by `payments` and, for plugins, by the composition root.
+//! `settings` and `http_client`; called by `cli`, by the composition root and, through that, by plugins.
+
+mod amount;
+mod error;
+mod fees;
+mod nodes;
+mod refusal;
+mod transactions;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy::{
     primitives::Address,
-    rpc::{client::RpcClient, json_rpc::RpcError},
     signers::{Signer, local::PrivateKeySigner},
-    transports::{TransportError, TransportErrorKind},
 };
 use serde_json::value::RawValue;
-use tokio::time::timeout;
-use url::Url;
 
-use crate::settings::Secret;
-
-/// How long one node may take to answer before the next one is asked.
-const ONE_NODE: Duration = Duration::from_secs(10);
+pub use self::{
+    amount::in_whole,
+    error::ChainError,
+    nodes::Nodes,
+    transactions::{Call, Event, Receipt},
+};
+use self::{
+    nodes::AskChain,
+    transactions::{Sender, Sequence},
+};
 
 /// All chains, and the key that signs for them. Clones are the same.
 #[derive(Clone)]
 pub struct Chains(Arc<Inner>);
 
 struct Inner {
+    nodes: Nodes,
     signer: PrivateKeySigner,
-    by_name: BTreeMap<String, Chain>,
-}
-
-/// One chain.
-struct Chain {
-    nodes: Vec<Node>,
-}
-
-struct Node {
-    /// For people: without path and query, which may be secret.
-    host: String,
-    client: RpcClient,
-}
-
-/// A chain gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChainError {
-    #[error("there is no node for the chain {chain}; set {setting}")]
-    NotConfigured { chain: String, setting: &'static str },
-    #[error("no node of the chain {chain} answers: {reasons}")]
-    Unreachable { chain: String, reasons: String },
-    /// A node answered with an error, which another node would repeat.
-    #[error("the node of the chain refuses: {message} (code {code})")]
-    Refused {
-        code: i64,
-        message: String,
-        /// JSON.
-        data: Option<String>,
-    },
-    #[error("{0}")]
-    Signing(String),
+    max_gas_price_wei: u128,
+    /// By the name of the chain.
+    sequences: BTreeMap<String, Sequence>,
 }
 
 impl Chains {
-    /// URLs that are none were refused with the settings.
-    pub fn new(nodes: &BTreeMap<String, Vec<Secret>>, signer: PrivateKeySigner) -> Chains {
-        let node = |url: &Secret| {
-            let url = Url::parse(url.expose()).ok()?;
-            let host = url.host_str().unwrap_or("a node").to_owned();
-            Some(Node { host, client: RpcClient::new_http(url) })
-        };
-        let chain = |urls: &Vec<Secret>| Chain { nodes: urls.iter().filter_map(node).collect() };
-        let by_name = nodes.iter().map(|(name, urls)| (name.clone(), chain(urls))).collect();
-        Chains(Arc::new(Inner { signer, by_name }))
+    /// Nothing is sent that costs more than `max_gas_price_wei` for a unit of gas.
+    pub fn new(nodes: Nodes, signer: PrivateKeySigner, max_gas_price_wei: u128) -> Chains {
+        let sequences = nodes.names().map(|name| (name.to_owned(), Sequence::default())).collect();
+        Chains(Arc::new(Inner { nodes, signer, max_gas_price_wei, sequences }))
     }
 
     pub fn address(&self) -> Address {
         self.0.signer.address()
+    }
+
+    pub fn nodes(&self) -> &Nodes {
+        &self.0.nodes
     }
 
     /// An EIP-191 signature: r, s, and 27 or 28.
@@ -96,54 +77,30 @@ impl Chains {
         method: &str,
         params: &RawValue,
     ) -> Result<Box<RawValue>, ChainError> {
-        let mut reasons = Vec::new();
-        for node in &self.chain(chain)?.nodes {
-            let call =
-                node.client.request::<_, Box<RawValue>>(method.to_owned(), params.to_owned());
-            let reason = match timeout(ONE_NODE, call).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => match refusal(&error) {
-                    Some(refused) => return Err(refused),
-                    None => transport_error(&error),
-                },
-                Err(_) => format!("no answer within {} s", ONE_NODE.as_secs()),
-            };
-            reasons.push(format!("{}: {reason}", node.host));
-        }
-        Err(ChainError::Unreachable { chain: chain.to_owned(), reasons: reasons.join("; ") })
+        self.0.nodes.chain(chain)?.request(method, params).await
     }
 
-    fn chain(&self, name: &str) -> Result<&Chain, ChainError> {
-        self.0.by_name.get(name).filter(|chain| !chain.nodes.is_empty()).ok_or_else(|| {
-            ChainError::NotConfigured {
-                chain: name.to_owned(),
-                setting: match name {
-                    "payments" => "GOLEM_PROVIDER_POLYGON_RPC_URL",
-                    _ => "GOLEM_PROVIDER_GOLEM_BASE_RPC_URL",
-                },
-            }
-        })
-    }
-}
-
-/// What a node answered in place of a result, where it did.
-fn refusal(error: &TransportError) -> Option<ChainError> {
-    let RpcError::ErrorResp(payload) = error else { return None };
-    Some(ChainError::Refused {
-        code: payload.code,
-        message: payload.message.to_string(),
-        data: payload.data.as_ref().map(|data| data.get().to_owned()),
-    })
-}
-
-/// Without the URL, which the client's own text has in it.
-fn transport_error(error: &TransportError) -> String {
-    match error {
-        RpcError::Transport(TransportErrorKind::HttpError(error)) => {
-            format!("HTTP status {}", error.status)
-        }
-        RpcError::DeserError { .. } => "its answer is no JSON-RPC".to_owned(),
-        RpcError::NullResp => "its answer is empty".to_owned(),
-        _ => "it cannot be reached".to_owned(),
+    /// Signs a transaction, sends it, and waits until it is mined. Transactions of one chain go one after the other.
+    ///
+    /// # Errors
+    /// It was refused, or was not mined within `waits`: after [`ChainError::NotMined`] and [`ChainError::Unreachable`] it may
+    /// still be.
+    pub async fn send_transaction(
+        &self,
+        chain: &str,
+        call: Call,
+        waits: Duration,
+    ) -> Result<Receipt, ChainError> {
+        let asked = self.0.nodes.chain(chain)?;
+        let sequence = self.0.sequences.get(chain);
+        let sequence =
+            sequence.ok_or_else(|| ChainError::NotConfigured { chain: chain.to_owned() })?;
+        let sender = Sender {
+            chain: Arc::<nodes::Chain>::clone(asked),
+            sequence,
+            signer: &self.0.signer,
+            max_gas_price_wei: self.0.max_gas_price_wei,
+        };
+        sender.send(call, waits).await
     }
 }

@@ -192,6 +192,7 @@ keys! {
     PRICING_UPDATE_INTERVAL_GOLEM_BASE: u64 = 14400, parse::whole::<u64, 1, 2_592_000>, "the same for Golem Base";
 
     #[secret] POLYGON_RPC_URL: Vec<String>, parse::http_urls, "JSON-RPC of the chain that is paid on; several are asked in turn";
+    MAX_GAS_PRICE_GWEI: Decimal = Decimal::new(200, 0), parse::amount, "no transaction pays more for a unit of gas, on any chain";
     #[later] STREAM_PAYMENT_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the payment streams; zero for none";
     GLM_TOKEN_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the GLM token";
     #[later] STREAM_MIN_REMAINING_SECONDS: u64 = 3600, parse::whole::<u64, 0, {u64::MAX}>, "runway a stream must have";

@@ -133,6 +133,8 @@ pub struct ChainSettings {
     /// JSON-RPC servers to ask in turn, by the name of the chain: `golem-base` is advertised on, `payments` is paid on. A chain
     /// without any is not there.
     pub nodes: BTreeMap<String, Vec<Secret>>,
+    /// No transaction is sent that pays more for a unit of gas.
+    pub max_gas_price_wei: u128,
     /// The contract of the GLM token there; `None` where payments are in the chain's own coin.
     pub glm_token: Option<String>,
 }

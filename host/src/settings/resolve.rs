@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use rust_decimal::Decimal;
+
 use super::{
     ApiSettings, ChainSettings, DiscoverySettings, EffectiveKey, Environment, FaucetSettings,
     IdentitySettings, LogSettings, MonthlyPrices, Overrides, PortQuorum, PortSettings,
@@ -275,6 +277,7 @@ fn build(
         pricing: pricing(sources, environment),
         chains: ChainSettings {
             nodes: nodes(sources),
+            max_gas_price_wei: gwei(value(sources, &keys::MAX_GAS_PRICE_GWEI)),
             glm_token: Some(value(sources, &keys::GLM_TOKEN_ADDRESS))
                 .filter(|address| !address.eq_ignore_ascii_case(NO_ADDRESS)),
         },
@@ -436,6 +439,11 @@ fn nodes(sources: &Sources) -> BTreeMap<String, Vec<Secret>> {
         .filter(|(_, urls)| !urls.is_empty())
         .map(|(name, urls)| (name.to_owned(), secret(urls)))
         .collect()
+}
+
+/// In wei. A price has at most nine digits after the point, so nothing is lost.
+fn gwei(price: Decimal) -> u128 {
+    u128::try_from(price * Decimal::from(1_000_000_000)).unwrap_or(0)
 }
 
 fn plugins(sources: &Sources) -> BTreeMap<String, BTreeMap<String, String>> {

@@ -9,12 +9,10 @@ use serde_json::{Value, json};
 
 use super::{ChainName, Outcome};
 use crate::{
+    chains::{ChainError, Nodes, in_whole},
     cli::{on_runtime, print},
-    payments::{
-        chain::{Chain, ChainError, in_whole},
-        wallet::custody,
-    },
-    settings::{Secret, Settings},
+    payments::wallet::custody,
+    settings::Settings,
 };
 
 /// What one chain answered.
@@ -31,8 +29,9 @@ struct Holding {
 pub fn run(settings: &Settings, as_json: bool) -> anyhow::Result<Outcome> {
     let wallet = custody::present(&settings.wallet)?;
     let chains = [ChainName::GolemBase, ChainName::Payments];
-    let known: Vec<(ChainName, &Secret)> =
-        chains.into_iter().filter_map(|chain| Some((chain, chain.rpc_url(settings)?))).collect();
+    let nodes = Nodes::new(&settings.chains.nodes)?;
+    let is_known = |chain: &ChainName| nodes.chain(chain.as_str()).is_ok();
+    let known: Vec<ChainName> = chains.into_iter().filter(is_known).collect();
     if known.is_empty() {
         let keys = chains.map(ChainName::rpc_key).join(" or ");
         eprintln!("golem-provider: no chain is known; set {keys} to the URL of a node");
@@ -43,9 +42,9 @@ pub fn run(settings: &Settings, as_json: bool) -> anyhow::Result<Outcome> {
     let waiting = ProgressBar::new_spinner().with_message("Asking the nodes");
     waiting.enable_steady_tick(Duration::from_millis(200));
     let holdings = on_runtime(async {
-        let asking = known.into_iter().map(|(chain, url)| {
+        let asking = known.into_iter().map(|chain| {
             let token = token.filter(|_| chain == ChainName::Payments);
-            holding(chain, url, wallet.address(), token)
+            holding(&nodes, chain, wallet.address(), token)
         });
         futures_util::future::join_all(asking).await
     })?;
@@ -70,30 +69,20 @@ pub fn run(settings: &Settings, as_json: bool) -> anyhow::Result<Outcome> {
 }
 
 async fn holding(
-    name: ChainName,
-    url: &Secret,
+    nodes: &Nodes,
+    chain: ChainName,
     address: Address,
     token: Option<Address>,
 ) -> Holding {
-    let chain = match Chain::new(url) {
-        Ok(chain) => chain,
-        Err(error) => {
-            return Holding {
-                chain: name,
-                number: Err(error),
-                coin: Err(ChainError::Url),
-                glm: None,
-            };
-        }
-    };
+    let name = chain.as_str();
     let glm = async {
         match token {
-            Some(token) => Some(chain.token_balance_wei(token, address).await),
+            Some(token) => Some(nodes.token_balance_wei(name, token, address).await),
             None => None,
         }
     };
-    let (number, coin, glm) = tokio::join!(chain.id(), chain.balance_wei(address), glm);
-    Holding { chain: name, number, coin, glm }
+    let (number, coin, glm) = tokio::join!(nodes.id(name), nodes.balance_wei(name, address), glm);
+    Holding { chain, number, coin, glm }
 }
 
 impl Holding {

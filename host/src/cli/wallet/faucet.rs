@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::{ChainName, Outcome};
 use crate::{
+    chains::{ChainError, Nodes, in_whole},
     cli::{on_runtime, print},
     payments::{
-        chain::{Chain, in_whole},
         faucet::{ENOUGH_WEI, Faucet, Progress},
         wallet::custody,
     },
@@ -61,7 +61,12 @@ pub fn run(
     }
     let wallet = custody::present(&settings.wallet)?;
     let faucet = Faucet::new(url, captcha, faucets.captcha_api_key.as_ref())?;
-    let node = chain.rpc_url(settings).map(Chain::new).transpose()?;
+    let nodes = Nodes::new(&settings.chains.nodes)?;
+    let node = nodes.chain(chain.as_str()).is_ok().then_some(Balance {
+        nodes: &nodes,
+        chain,
+        address: wallet.address(),
+    });
     let money = on_runtime(ask(&faucet, node.as_ref(), wallet.address(), force))??;
     let address = wallet.provider_id();
     if as_json {
@@ -91,6 +96,19 @@ pub fn run(
     Ok(Outcome::Done)
 }
 
+/// What the address has, where a node is known that can be asked.
+struct Balance<'a> {
+    nodes: &'a Nodes,
+    chain: ChainName,
+    address: Address,
+}
+
+impl Balance<'_> {
+    async fn wei(&self) -> Result<U256, ChainError> {
+        self.nodes.balance_wei(self.chain.as_str(), self.address).await
+    }
+}
+
 fn not_set(chain: ChainName, missing: &[&str]) -> Outcome {
     eprintln!(
         "golem-provider: no faucet is known for the chain {}; set {}",
@@ -102,12 +120,12 @@ fn not_set(chain: ChainName, missing: &[&str]) -> Outcome {
 
 async fn ask(
     faucet: &Faucet,
-    node: Option<&Chain>,
+    node: Option<&Balance<'_>>,
     address: Address,
     force: bool,
 ) -> anyhow::Result<Money> {
     let before = match node {
-        Some(node) => Some(node.balance_wei(address).await?),
+        Some(node) => Some(node.wei().await?),
         None => None,
     };
     if let Some(has) = before.filter(|has| *has > ENOUGH_WEI && !force) {
@@ -140,7 +158,7 @@ async fn ask(
     let arrival = async {
         loop {
             // A node that fails once is asked again; the money is on its way all the same.
-            if let Ok(has) = node.balance_wei(address).await
+            if let Ok(has) = node.wei().await
                 && has > before
             {
                 return has;

@@ -157,13 +157,6 @@ impl ChainName {
         }
     }
 
-    fn rpc_url(self, settings: &Settings) -> Option<&Secret> {
-        match self {
-            Self::GolemBase => settings.chains.nodes.get("golem-base")?.first(),
-            Self::Payments => settings.chains.nodes.get("payments")?.first(),
-        }
-    }
-
     fn rpc_key(self) -> &'static str {
         match self {
             Self::GolemBase => "GOLEM_PROVIDER_GOLEM_BASE_RPC_URL",

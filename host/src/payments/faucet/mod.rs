@@ -23,8 +23,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::captcha::{CaptchaError, Challenge};
-use super::http::{self, AskError};
-use crate::settings::Secret;
+use crate::{
+    http_client::{self, AskError},
+    settings::Secret,
+};
 
 /// For one question; a faucet may wait for its chain.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -106,7 +108,7 @@ impl Faucet {
             None => captcha.to_owned(),
         };
         Ok(Self {
-            client: http::client(DEADLINE).map_err(FaucetError::Faucet)?,
+            client: http_client::client(DEADLINE).map_err(FaucetError::Faucet)?,
             faucet: url(faucet, "/api/faucet", "faucet")?,
             challenge: url(&captcha, "/api/challenge", "captcha server")?,
             redeem: url(&captcha, "/api/redeem", "captcha server")?,
@@ -132,7 +134,7 @@ impl Faucet {
         let token = match serde_json::from_slice(&answer) {
             Ok(Redeemed { success: true, token: Some(token), .. }) => token,
             Ok(Redeemed { message, .. }) => {
-                let why = message.map(|message| format!(": {}", http::one_line(&message)));
+                let why = message.map(|message| format!(": {}", http_client::one_line(&message)));
                 return Err(FaucetError::NotRedeemed(why.unwrap_or_default()));
             }
             Err(_) => return Err(CaptchaError::Malformed.into()),
@@ -148,7 +150,7 @@ impl Faucet {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        http::ask(request, MAX_ANSWER_BYTES).await
+        http_client::ask(request, MAX_ANSWER_BYTES).await
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{MAX_USD_PER_GLM, MIN_USD_PER_GLM};
 use crate::{
-    payments::http::{self, AskError},
+    http_client::{self, AskError},
     settings::PriceSourceSettings,
 };
 
@@ -56,7 +56,7 @@ impl PriceSource {
             .append_pair("ids", &settings.ids.join(","))
             .append_pair("vs_currencies", "usd");
         Ok(Self {
-            client: http::client(DEADLINE)?,
+            client: http_client::client(DEADLINE)?,
             // Neither a path nor a password in it is anybody's business.
             name: question.origin().ascii_serialization(),
             question,
@@ -75,7 +75,7 @@ impl PriceSource {
     /// None comes in time, or the answer is no price.
     pub async fn usd_per_glm(&self) -> Result<Decimal, SourceError> {
         let request = self.client.get(self.question.clone());
-        let answer = http::ask(request, MAX_ANSWER_BYTES).await?;
+        let answer = http_client::ask(request, MAX_ANSWER_BYTES).await?;
         read(&answer, &self.ids)
     }
 }

@@ -1,5 +1,7 @@
 //! Questions to servers that are not ours, over HTTP: with a deadline, of a bounded answer, and with errors that show neither
 //! the URL, which may have a key in it, nor more of an answer than a line.
+//!
+//! Calls nothing of the provider; called by `payments` and `chains`.
 
 use std::time::Duration;
 
@@ -31,9 +33,24 @@ pub enum AskError {
 /// # Errors
 /// None can be made.
 pub fn client(deadline: Duration) -> Result<Client, AskError> {
+    client_that_follows(deadline, redirect::Policy::limited(MAX_REDIRECTS))
+}
+
+/// The same, but a server that sends it elsewhere is not followed.
+///
+/// # Errors
+/// None can be made.
+pub fn client_without_redirects(deadline: Duration) -> Result<Client, AskError> {
+    client_that_follows(deadline, redirect::Policy::none())
+}
+
+fn client_that_follows(
+    deadline: Duration,
+    redirects: redirect::Policy,
+) -> Result<Client, AskError> {
     Client::builder()
         .timeout(deadline)
-        .redirect(redirect::Policy::limited(MAX_REDIRECTS))
+        .redirect(redirects)
         .user_agent(concat!("golem-provider/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| AskError::Client(error.without_url().to_string()))
@@ -44,6 +61,21 @@ pub fn client(deadline: Duration) -> Result<Client, AskError> {
 /// # Errors
 /// See [`AskError`].
 pub async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Vec<u8>, AskError> {
+    let (status, body) = answer(request, max_bytes).await?;
+    if !status.is_success() {
+        return Err(refused(status, &body));
+    }
+    Ok(body)
+}
+
+/// The body of any answer, whatever its status.
+///
+/// # Errors
+/// See [`AskError`]; never [`AskError::Status`].
+pub async fn answer(
+    request: RequestBuilder,
+    max_bytes: usize,
+) -> Result<(StatusCode, Vec<u8>), AskError> {
     let mut answer = request.send().await.map_err(reason)?;
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| match error.is_timeout() {
@@ -55,15 +87,16 @@ pub async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Vec<u8>, A
         }
         body.extend_from_slice(&chunk);
     }
-    let status = answer.status();
-    if !status.is_success() {
-        return Err(AskError::Status { status, said: one_line(&String::from_utf8_lossy(&body)) });
-    }
-    Ok(body)
+    Ok((answer.status(), body))
+}
+
+/// The error for a status that says that there is no answer.
+pub fn refused(status: StatusCode, body: &[u8]) -> AskError {
+    AskError::Status { status, said: one_line(&String::from_utf8_lossy(body)) }
 }
 
 /// Why a question had no answer.
-pub fn reason(error: reqwest::Error) -> AskError {
+fn reason(error: reqwest::Error) -> AskError {
     if error.is_timeout() {
         return AskError::Late;
     }
