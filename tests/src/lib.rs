@@ -9,7 +9,7 @@
 //! their SSH server; `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
 //! image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
-//! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! them. `other_languages.rs` has a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;
@@ -22,6 +22,7 @@ mod images;
 mod load;
 pub mod mounts;
 pub mod multipass;
+pub mod noticeboard;
 pub mod paper;
 pub mod ports;
 mod price_source;
@@ -42,6 +43,7 @@ pub use conformance::{Conformance, conformance};
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;
+pub use noticeboard::Noticeboard;
 pub use paper::Paper;
 pub use price_source::PriceSource;
 pub use provider::{Ended, Provider, Setup};

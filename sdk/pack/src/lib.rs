@@ -24,7 +24,9 @@ pub enum PackError {
     Module(String),
     #[error("it is no valid component: {0}")]
     Component(String),
-    #[error("it has a manifest already; give the component as the tools of its language have made it")]
+    #[error(
+        "it has a manifest already; give the component as the tools of its language have made it"
+    )]
     HasManifest,
     #[error("the component of it would not be valid: {0}")]
     Encode(String),
