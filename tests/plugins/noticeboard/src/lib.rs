@@ -30,7 +30,7 @@ fn default_interval() -> u32 {
     240
 }
 
-#[derive(PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Document {
     provider_id: String,
     ip_address: String,
@@ -45,14 +45,14 @@ struct Document {
     expires_at: u64,
 }
 
-#[derive(PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Sizes {
     cpu_cores: u32,
     memory_gb: u32,
     storage_gb: u32,
 }
 
-#[derive(PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Monthly {
     per_core_month: String,
     per_gb_ram_month: String,
@@ -105,6 +105,11 @@ impl Document {
     fn read(value: Value, now: u64) -> Option<Self> {
         let document: Self = serde_json::from_value(value).ok()?;
         (document.expires_at > now).then_some(document)
+    }
+
+    /// For however long.
+    fn says_the_same_as(&self, other: &Self) -> bool {
+        Self { expires_at: other.expires_at, ..self.clone() } == *other
     }
 
     fn listing(self, now: u64) -> Listing {
@@ -265,9 +270,7 @@ impl Advertiser for Noticeboard {
         }
         let change = match before {
             None => Change::Created,
-            Some(before) if Document { expires_at: document.expires_at, ..before } == document => {
-                Change::Renewed
-            }
+            Some(before) if before.says_the_same_as(&document) => Change::Renewed,
             Some(_) => Change::Updated,
         };
         Ok(Published { change, expires_in_seconds: Some(lifetime), reference: Some(address) })
