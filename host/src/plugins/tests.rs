@@ -832,7 +832,7 @@ async fn a_plugin_outside_of_the_pool_lives_within_the_same_limits() {
         ("loop", FailureKind::DeadlineExceeded, "computed for more than"),
         ("allocate", FailureKind::ResourceExhausted, "more than the 128 MiB"),
         ("megabytes", FailureKind::ResourceExhausted, "handed over more than 8 MiB"),
-        ("overflow", FailureKind::Internal, "stack"),
+        ("overflow", FailureKind::Internal, "broke off"),
     ] {
         let error = bench.refusal(request).await;
         assert_eq!(error.kind, kind, "{request}: {error}");
