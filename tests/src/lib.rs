@@ -13,7 +13,7 @@
 //! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one
 //! program so that no two programs boot at the same time; it needs the image that `cargo xtask image` builds. A chain
 //! ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs them.
-//! `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! `other_languages.rs` has a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;
@@ -30,6 +30,7 @@ mod load;
 pub mod mounts;
 pub mod multipass;
 pub mod network;
+pub mod noticeboard;
 pub mod paper;
 pub mod ports;
 mod price_source;
@@ -53,6 +54,7 @@ pub use golem_base::GolemBase;
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;
+pub use noticeboard::Noticeboard;
 pub use paper::Paper;
 pub use price_source::PriceSource;
 pub use provider::{Daemon, Ended, Provider, Setup};

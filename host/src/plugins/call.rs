@@ -183,6 +183,18 @@ impl ResourceLimiter for CallState {
     ) -> wasmtime::Result<bool> {
         self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
     }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES_PER_CALL
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_PER_CALL
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_PER_CALL
+    }
 }
 
 impl From<Refused> for Error {

@@ -806,12 +806,39 @@ fn with_memories(count: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_component_that_takes_more_of_the_pool_than_its_part_is_refused() {
+async fn a_component_that_takes_more_of_the_pool_than_its_part_takes_nothing_of_it() {
     let bench = bench();
-    let error = bench.load_error("hoarder", &with_memories(3)).await;
-    assert!(error.contains("3 Wasm linear memories") && error.contains("maximum of 1"), "{error}");
-    let error = bench.load_error("hoarder", &with_memories(40)).await;
-    assert!(error.contains("40 core module instances"), "{error}");
+    for memories in [3, 40] {
+        let error = bench.load_error("hoarder", &with_memories(memories)).await;
+        assert!(error.contains("exports no interface that makes it a plugin"), "{error}");
+    }
+}
+
+/// The plugin of the tests, with more core modules than fit into the pool.
+fn outside_of_the_pool() -> Vec<u8> {
+    let mut component = misbehaving_wasm();
+    // An empty module, after the three that the component consists of.
+    component.extend([1, 8]);
+    component.extend(b"\0asm\x01\0\0\0");
+    component.extend([2, 1 + 3 * 30, 30]);
+    component.extend([0, 3, 0].repeat(30));
+    component
+}
+
+#[tokio::test]
+async fn a_plugin_outside_of_the_pool_lives_within_the_same_limits() {
+    let bench = bench();
+    std::fs::write(bench.plugin_file("misbehaving.wasm"), outside_of_the_pool()).unwrap();
+    for (request, kind, reason) in [
+        ("loop", FailureKind::DeadlineExceeded, "computed for more than"),
+        ("allocate", FailureKind::ResourceExhausted, "more than the 128 MiB"),
+        ("megabytes", FailureKind::ResourceExhausted, "handed over more than 8 MiB"),
+        ("overflow", FailureKind::Internal, "broke off"),
+    ] {
+        let error = bench.refusal(request).await;
+        assert_eq!(error.kind, kind, "{request}: {error}");
+        assert!(error.message.contains(reason), "{request}: {error}");
+    }
 }
 
 #[tokio::test]

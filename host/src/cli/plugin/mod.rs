@@ -6,10 +6,15 @@ mod ask;
 mod author;
 mod show;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
 
 use super::{on_runtime, overridden};
 use crate::{
@@ -167,7 +172,7 @@ impl Plugin {
                 show::list(&reports, output.json)?;
             }
             Self::Inspect(Inspect { file, output }) => {
-                let about = offline(settings)?.inspect(&file).await?;
+                let about = inspect(&offline(settings)?, &file).await?;
                 show::about(&about, output.json)?;
             }
             Self::Install(install) => return install.carry_out(settings, running).await,
@@ -272,7 +277,7 @@ impl Install {
     ) -> anyhow::Result<Outcome> {
         let file = absolute(&self.file)?;
         let catalog = offline(settings)?;
-        let about = catalog.inspect(&file).await?;
+        let about = inspect(&catalog, &file).await?;
         let Some(grants) = self.consent(&about)? else { return Ok(Outcome::NeedsConsent) };
         let report = match running {
             Some(client) => client.install(&InstallRequest { file, grants }).await?,
@@ -296,6 +301,27 @@ impl Install {
         }
         ask::consent(about).map(|yes| yes.then_some(wanted))
     }
+}
+
+/// How long nothing is said.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a component is. Says that it is being compiled, where that takes long: so it is with one that brings the runtime of a
+/// language along, the first time that it is seen here.
+async fn inspect(catalog: &Catalog, file: &Path) -> anyhow::Result<About> {
+    let mut work = pin!(catalog.inspect(file));
+    if let Ok(about) = tokio::time::timeout(PATIENCE, work.as_mut()).await {
+        return Ok(about?);
+    }
+    let what = format!("compiling {} for this machine", file.display());
+    let waiting = ProgressBar::new_spinner().with_message(what.clone());
+    if waiting.is_hidden() {
+        eprintln!("{what} …");
+    }
+    waiting.enable_steady_tick(Duration::from_millis(200));
+    let about = work.await;
+    waiting.finish_and_clear();
+    Ok(about?)
 }
 
 fn absolute(file: &Path) -> anyhow::Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! `plugin pack`: makes a plugin's file out of a compiled module and its manifest.
+//! `plugin pack`: makes a plugin's file out of a compiled module, or of a component that other tools made, and its manifest.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -9,8 +9,10 @@ use crate::plugins::manifest::Manifest;
 
 #[derive(Debug, Args)]
 pub struct Pack {
-    /// What the compiler made, such as target/wasm32-unknown-unknown/release/golem_plugin_NAME.wasm
-    module: PathBuf,
+    /// What the compiler made, such as target/wasm32-unknown-unknown/release/golem_plugin_NAME.wasm, or a component that the
+    /// tools of another language made
+    #[arg(value_name = "MODULE_OR_COMPONENT")]
+    made: PathBuf,
     /// What the plugin asks for, and why [default: plugin.toml here, if there is one]
     #[arg(long)]
     manifest: Option<PathBuf>,
@@ -21,12 +23,12 @@ pub struct Pack {
 
 impl Pack {
     pub fn run(&self) -> Result<ExitCode, Unusable> {
-        let module = read(&self.module)?;
+        let made = read(&self.made)?;
         let usual = PathBuf::from("plugin.toml");
         let file = self.manifest.as_ref().or_else(|| usual.is_file().then_some(&usual));
         let manifest = file.map(|file| read_text(file)).transpose()?;
-        let component = golem_provider_sdk_pack::pack(&module, manifest.as_deref())
-            .map_err(|error| Unusable::file("pack", &self.module, error))?;
+        let component = golem_provider_sdk_pack::pack(&made, manifest.as_deref())
+            .map_err(|error| Unusable::file("pack", &self.made, error))?;
         if let Some(file) = file {
             Manifest::of_component(&component)
                 .map_err(|error| Unusable::file("use", file, error))?;
