@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
@@ -39,12 +40,16 @@ use super::{
     configuration::Configuration,
     engine::{Engine, EngineError},
     imports::{
-        Ethereum, Machine, Services, StateError, StateStore, ethereum::NoEthereum, http,
-        log::PluginLog, process,
+        Ethereum, Machine, Services, StateError, StateStore,
+        ethereum::{ChainFailure, NoEthereum, Receipt, Transaction},
+        http,
+        log::PluginLog,
+        process,
     },
     limits::{self, CallLimits},
     manifest::{GrantList, Grants, Manifest, ManifestError},
 };
+use crate::settings::keys::NO_ADDRESS;
 
 /// A plugin and what it finds. Made by [`Harness::new`], then told what is different from the usual.
 pub struct Harness {
@@ -210,6 +215,30 @@ impl Harness {
         within(&mut limits.delete, deadlines.delete);
         within(&mut limits.add_ssh_key, deadlines.add_key);
         self
+    }
+
+    /// No call at all takes longer than this: for tests of plugins that hang.
+    #[must_use]
+    pub fn within(self, deadline: Duration) -> Self {
+        let mut harness = self.deadlines(&Deadlines::all(deadline));
+        let limits = &mut harness.limits;
+        let advertising =
+            [&mut limits.publish, &mut limits.withdraw, &mut limits.entries, &mut limits.search];
+        for limits in advertising {
+            limits.deadline = limits.deadline.min(deadline);
+        }
+        harness
+    }
+
+    /// A key that was made for this and belongs to nobody, and no chain.
+    #[must_use]
+    pub fn own_key(self) -> Self {
+        self.ethereum(Arc::new(KeyAlone(PrivateKeySigner::random())))
+    }
+
+    /// The address of the key that the plugin finds, if it finds one.
+    pub(super) fn address(&self) -> Option<String> {
+        Some(self.ethereum.address()).filter(|address| address != NO_ADDRESS)
     }
 
     /// Leaves [`root`](Self::root) where it is when all is over. Before anything is loaded.
@@ -435,6 +464,42 @@ impl<Facade> Loaded<Facade> {
         };
         Ok(own.into_iter().map(line).collect())
     }
+}
+
+/// A key without a chain.
+struct KeyAlone(PrivateKeySigner);
+
+#[async_trait]
+impl Ethereum for KeyAlone {
+    fn address(&self) -> String {
+        self.0.address().to_checksum(None)
+    }
+
+    async fn sign_message(&self, message: &[u8]) -> Result<[u8; 65], Failure> {
+        let signed = self.0.sign_message_sync(message);
+        let failed = |error: alloy::signers::Error| {
+            Failure::new(FailureKind::Internal, format!("cannot sign: {error}"))
+        };
+        Ok(signed.map_err(failed)?.as_bytes())
+    }
+
+    async fn request(&self, _: &str, _: &str, _: &str) -> Result<String, ChainFailure> {
+        Err(no_chain())
+    }
+
+    async fn send_transaction(
+        &self,
+        _: &str,
+        _: Transaction,
+        _: Duration,
+    ) -> Result<Receipt, ChainFailure> {
+        Err(no_chain())
+    }
+}
+
+fn no_chain() -> ChainFailure {
+    let message = "there is no chain here, as the plugin is only being tested";
+    ChainFailure::Provider(Failure::new(FailureKind::FailedPrecondition, message))
 }
 
 /// A place for progress that nobody reads.
