@@ -9,7 +9,7 @@
 //! their SSH server; `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
 //! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
 //! image` builds. A chain ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
-//! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! them. `advertisers.rs` has places of its own to be listed with; `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;
