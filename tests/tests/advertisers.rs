@@ -168,3 +168,50 @@ async fn a_broken_advertiser_is_called_degraded_and_mended_by_another_file() -> 
     .await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_secret_in_a_plugins_settings_is_shown_nowhere() -> Result<()> {
+    const TOKEN: &str = "xyzzy-plugh";
+    let ssh = StandIn::start().await?;
+    let telling =
+        format!("[settings]\ninterval-seconds = 2\ntoken = \"{TOKEN}\"\nfault = \"tells-token\"\n");
+    let provider = provider(&ssh, &[("blackboard", &telling)]).await?;
+    wait::until("the plugin to tell", SOON, PAUSE, async || {
+        Ok(provider.log()?.contains("the token is <hidden>").then_some(()))
+    })
+    .await?;
+    wait::until("the failure to be told", SOON, PAUSE, async || {
+        Ok(provider.log()?.contains("the token <hidden> was not taken").then_some(()))
+    })
+    .await?;
+
+    let shown = run(&provider, &["plugin", "settings", "blackboard"]).await?;
+    ensure!(shown.contains("token") && shown.contains("<hidden>"), "{shown}");
+    ensure!(shown.contains("blackboard.toml") && shown.contains("Needed for nothing"), "{shown}");
+    let settings = run(&provider, &["plugin", "settings", "blackboard", "--json"]).await?;
+    let settings: Value = serde_json::from_str(&settings)?;
+    let all = settings.as_array().context("no list")?;
+    let token = all.iter().find(|setting| setting["name"] == "token").context("no token")?;
+    ensure!(token["secret"] == true && token["value"] == "<hidden>", "{token}");
+    let interval = all.iter().find(|setting| setting["name"] == "interval-seconds");
+    ensure!(interval.is_some_and(|setting| setting["value"] == 2 && setting["default"] == 240));
+    let unknown = provider.command(&["plugin", "settings", "nobody"]).await?;
+    ensure!(unknown.status.code() == Some(1), "{unknown:?}");
+    ensure!(unknown.stderr.contains("there is no plugin `nobody`"), "{unknown:?}");
+
+    // Neither is one that is wrong.
+    let file = provider.data_dir().join("plugins/blackboard.toml");
+    fs::write(&file, "[settings]\ntoken = \"plover\"\n")?;
+    wait::until("the wrong setting to be told", SOON, PAUSE, async || {
+        Ok(provider.log()?.contains("token: <hidden> is shorter than").then_some(()))
+    })
+    .await?;
+    let log = provider.log()?;
+    let list = run(&provider, &["plugin", "list"]).await?;
+    for secret in [TOKEN, "plover"] {
+        for text in [&log, &list, &shown] {
+            ensure!(!text.contains(secret), "{text}");
+        }
+    }
+    Ok(())
+}

@@ -39,6 +39,8 @@ pub enum PluginState {
 pub struct InstallRequest {
     /// Absolute.
     pub file: PathBuf,
+    /// Of the component that was shown to the operator, as hex.
+    pub sha256: String,
     pub grants: Vec<Grant>,
 }
 

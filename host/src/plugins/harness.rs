@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -35,7 +35,6 @@ pub use super::{
 };
 use super::{
     call::{MemoryShare, PluginContext, PluginDirectory},
-    catalog,
     component::{LoadError, PluginComponent},
     configuration::Configuration,
     engine::{Engine, EngineError},
@@ -48,6 +47,7 @@ use super::{
     },
     limits::{self, CallLimits},
     manifest::{GrantList, Grants, Manifest, ManifestError},
+    schema::{self, Secrets},
 };
 use crate::settings::keys::NO_ADDRESS;
 
@@ -289,6 +289,15 @@ impl Harness {
         self.ready(component, &description, facade)
     }
 
+    /// What the component says of itself, and its kind. It has nothing to work with.
+    ///
+    /// # Errors
+    /// It is no plugin, or does not answer.
+    pub async fn introduced(&self) -> Result<(Description, Kind), HarnessError> {
+        let component = Arc::new(self.compile().await?);
+        Ok((self.describe(&component).await?, component.kind()))
+    }
+
     /// The first step of [`load`](Self::load).
     pub(super) async fn compile(&self) -> Result<PluginComponent, HarnessError> {
         let bytes = self.component.clone();
@@ -311,7 +320,7 @@ impl Harness {
 
     /// The third step.
     pub(super) async fn check_settings(&self, of: &Description) -> Result<(), HarnessError> {
-        catalog::check_settings_within(
+        schema::check_within(
             limits::CHECK_SETTINGS,
             of.settings_schema.clone(),
             self.settings.clone(),
@@ -342,6 +351,8 @@ impl Harness {
             directory,
             services,
         ));
+        // Nobody else has it yet.
+        let _ = context.secrets.set(Secrets::of(&description.settings_schema, &self.settings));
         let plugin = Arc::new(Plugin::new(component, Arc::clone(&context), self.limits));
         Ok(Loaded {
             facade: facade(Arc::clone(&plugin)),
@@ -399,6 +410,7 @@ impl Harness {
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services,
+            secrets: OnceLock::new(),
         }
     }
 }

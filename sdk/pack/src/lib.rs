@@ -4,6 +4,10 @@
 //! there; [`pack`] makes a component out of both. The command `golem-provider plugin pack` and the build of the bundled
 //! plugins use it, so that both make the same. Pure: bytes in, bytes out.
 
+mod identity;
+
+use identity::Made;
+pub use identity::{Identity, Package};
 use wasm_encoder::{ComponentSection, CustomSection};
 use wit_component::ComponentEncoder;
 
@@ -24,13 +28,30 @@ pub enum PackError {
     Module(String),
     #[error("the component of it would not be valid: {0}")]
     Encode(String),
+    #[error("its manifest is wrong: {0}")]
+    Manifest(String),
+    #[error(
+        "it exports no interface that makes it a plugin of some kind; see the worlds in `wit/`"
+    )]
+    NoKind,
 }
 
-/// Makes a component of a core module, and puts the text of the manifest into it.
+/// What goes into a plugin's manifest.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manifest<'a> {
+    /// The text of its `plugin.toml`.
+    pub stated: Option<&'a str>,
+    /// What its `Cargo.toml` says.
+    pub package: Option<&'a Package>,
+    /// The JSON Schema of its settings.
+    pub settings_schema: Option<&'a str>,
+}
+
+/// Makes a component of a core module, and puts the manifest into it.
 ///
 /// # Errors
-/// When the module is none, or lacks the functions of a plugin.
-pub fn pack(module: &[u8], manifest: Option<&str>) -> Result<Vec<u8>, PackError> {
+/// When the module is none, or lacks the functions of a plugin; when the manifest makes no sense or lacks something.
+pub fn pack(module: &[u8], manifest: Manifest<'_>) -> Result<Vec<u8>, PackError> {
     if module.starts_with(COMPONENT) {
         return Err(PackError::Component);
     }
@@ -41,11 +62,21 @@ pub fn pack(module: &[u8], manifest: Option<&str>) -> Result<Vec<u8>, PackError>
         .map_err(|error| PackError::Module(format!("{error:#}")))?;
     let mut component =
         encoder.encode().map_err(|error| PackError::Encode(format!("{error:#}")))?;
-    if let Some(text) = manifest {
+    let Manifest { stated, package, settings_schema } = manifest;
+    let made = Made::of(exports(module)?);
+    if let Some(text) = identity::manifest(stated, package, made, settings_schema)? {
         CustomSection { name: MANIFEST_SECTION.into(), data: text.as_bytes().into() }
             .append_to_component(&mut component);
     }
     Ok(component)
+}
+
+/// The names of the interfaces that the component of this module exports.
+fn exports(module: &[u8]) -> Result<Vec<String>, PackError> {
+    let (_, found) = wit_component::metadata::decode(module)
+        .map_err(|error| PackError::Module(format!("{error:#}")))?;
+    let interfaces = found.resolve.worlds[found.world].exports.keys();
+    Ok(interfaces.map(|key| found.resolve.name_world_key(key)).collect())
 }
 
 #[cfg(test)]
@@ -54,8 +85,11 @@ mod tests {
 
     #[test]
     fn what_is_no_module_is_refused_with_what_to_give_instead() {
-        let error = pack(COMPONENT, None).unwrap_err().to_string();
+        let error = pack(COMPONENT, Manifest::default()).unwrap_err().to_string();
         assert!(error.contains("wasm32-unknown-unknown"), "{error}");
-        assert!(matches!(pack(b"no wasm", None), Err(PackError::Module(_) | PackError::Encode(_))));
+        assert!(matches!(
+            pack(b"no wasm", Manifest::default()),
+            Err(PackError::Module(_) | PackError::Encode(_))
+        ));
     }
 }

@@ -230,7 +230,7 @@ async fn each_promise_that_an_advertiser_does_not_keep_is_noticed() {
         ("hangs", "publish", "the first time"),
     ] {
         // On a fast machine a publication would be whole before it is cut off.
-        let step_ms = if fault == "leaves-halves" { 100 } else { 0 };
+        let step_ms = if fault == "leaves-halves" { 150 } else { 0 };
         let settings = json!({ "fault": fault, "step-ms": step_ms, "minimum-gap-ms": 0 });
         let mut harness = harness("blackboard", settings);
         if fault == "hangs" {

@@ -302,6 +302,7 @@ impl Advertiser for Blackboard {
                 write_json(&half, &entry)?;
                 settings.step();
                 write_json(&file, &entry)?;
+                settings.step();
                 files::remove(&half)?;
             }
             (Some(Fault::SecondEntry), Some(_)) => {
