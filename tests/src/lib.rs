@@ -13,7 +13,7 @@
 //! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one
 //! program so that no two programs boot at the same time; it needs the image that `cargo xtask image` builds. A chain
 //! ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs them.
-//! `other_languages.rs` has a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! `advertisers.rs` has places of its own to be listed with, `other_languages.rs` a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;

@@ -93,9 +93,14 @@ impl PluginDesk {
     ///
     /// # Errors
     /// It cannot be used, or not be written; then everything is as it was.
-    pub async fn install(&self, file: &Path, grants: &[Grant]) -> Result<PluginReport, DeskError> {
+    pub async fn install(
+        &self,
+        file: &Path,
+        sha256: &str,
+        grants: &[Grant],
+    ) -> Result<PluginReport, DeskError> {
         let mut turn = self.0.turn.lock().await;
-        let loaded = self.0.catalog.install(file, grants).await?;
+        let loaded = self.0.catalog.install(file, sha256, grants).await?;
         let name = loaded.about.name.clone();
         let report = self.switch(loaded).await;
         self.remember(&mut turn, &name).await;

@@ -24,6 +24,8 @@ pub struct PluginReport {
 pub struct InstallRequest {
     /// Absolute.
     pub file: PathBuf,
+    /// Of the component that was shown to the operator, as hex.
+    pub sha256: String,
     pub grants: Vec<Grant>,
 }
 

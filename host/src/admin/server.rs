@@ -144,7 +144,9 @@ async fn install(
     Json(request): Json<InstallRequest>,
 ) -> Result<Json<PluginReport>, DeskError> {
     // A caller that goes away leaves no half of a change.
-    finished(async move { desk.install(&request.file, &request.grants).await }).await.map(Json)
+    finished(async move { desk.install(&request.file, &request.sha256, &request.grants).await })
+        .await
+        .map(Json)
 }
 
 async fn remove(

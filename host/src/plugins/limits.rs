@@ -99,6 +99,8 @@ pub struct Functions {
     /// May wait for two blocks of a chain, and for a transaction to be replaced.
     pub publish: CallLimits,
     pub withdraw: CallLimits,
+    /// `look-up`: asks a server, past its caches.
+    pub entries: CallLimits,
     pub search: CallLimits,
 }
 
@@ -114,6 +116,7 @@ pub const FUNCTIONS: Functions = Functions {
     add_ssh_key: seconds(60, 5),
     publish: seconds(150, 5),
     withdraw: seconds(60, 5),
+    entries: seconds(30, 2),
     search: seconds(60, 5),
 };
 

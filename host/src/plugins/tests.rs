@@ -878,3 +878,67 @@ async fn a_schema_that_refers_to_itself_has_an_end() {
     let bench = bench().with("[settings]\ndescribe = \"endless-schema\"\n");
     ask(&bench.load().await, "well").await.unwrap();
 }
+
+// --- What a component says of itself in its manifest ----------------------------------------------------------------------
+
+/// The component with this text in its manifest in place of another one, which is as long.
+fn restated(stated: &str, instead: &str) -> Vec<u8> {
+    assert_eq!(stated.len(), instead.len());
+    let mut component = misbehaving_wasm();
+    let found = component.windows(stated.len()).rposition(|window| window == stated.as_bytes());
+    let at = found.expect("the manifest has another form");
+    component[at..at + stated.len()].copy_from_slice(instead.as_bytes());
+    component
+}
+
+#[tokio::test]
+async fn a_component_is_introduced_by_its_manifest_and_refused_where_that_lies() {
+    let bench = bench();
+    let pretender = restated("name = \"misbehaving\"", "name = \"pretender-x\"");
+    let file = bench.directory.path().join("somewhere.wasm");
+    std::fs::write(&file, &pretender).unwrap();
+    // None of its code has run, or it would have said otherwise.
+    let about = bench.catalog.inspect(&file).await.unwrap();
+    assert_eq!((about.name.as_str(), about.settings_schema), ("pretender-x", None));
+    let error = bench.load_error("pretender-x", &pretender).await;
+    assert!(
+        error.contains("its name is `pretender-x`") && error.contains("`misbehaving`"),
+        "{error}"
+    );
+    let error = bench.catalog.install(&file, &about.sha256, &[]).await.err().unwrap().to_string();
+    assert!(error.contains("its name is `pretender-x`"), "{error}");
+
+    let newer = restated("version = \"0.1.0\"", "version = \"9.1.0\"");
+    let error = bench.load_error("misbehaving", &newer).await;
+    assert!(error.contains("its version is `9.1.0`"), "{error}");
+    std::fs::write(&file, restated("kind = \"vm-backend\"", "kind = \"vm-forward\"")).unwrap();
+    let error = bench.catalog.inspect(&file).await.unwrap_err().to_string();
+    assert!(error.contains("its kind is `vm-forward`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_component_without_a_manifest_says_itself_what_it_is() {
+    let bench = bench();
+    let nameless = restated("golem:plugin-manifest", "golem:plugin-nothing!");
+    std::fs::write(bench.plugin_file("misbehaving.wasm"), &nameless).unwrap();
+    let backend = bench.load().await;
+    assert!(ask(&backend, "well").await.is_ok());
+    let about = bench.catalog.inspect(&bench.plugin_file("misbehaving.wasm")).await.unwrap();
+    assert_eq!(about.name, "misbehaving");
+    assert!(about.settings_schema.is_some());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_called_as_its_file_and_another_file_than_was_shown_is_refused() {
+    let bench = bench();
+    let file = bench.directory.path().join("my-backend.wasm");
+    std::fs::write(&file, "no component").unwrap();
+    let error = bench.catalog.inspect(&file).await.unwrap_err().to_string();
+    assert!(error.contains("the plugin my-backend"), "{error}");
+
+    std::fs::write(&file, misbehaving_wasm()).unwrap();
+    let shown = bench.catalog.inspect(&file).await.unwrap().sha256;
+    std::fs::write(&file, restated("version = \"0.1.0\"", "version = \"9.1.0\"")).unwrap();
+    let error = bench.catalog.install(&file, &shown, &[]).await.err().unwrap().to_string();
+    assert!(error.contains("another file than the one that was shown"), "{error}");
+}

@@ -5,6 +5,10 @@
 //! lacks its manifest. The command `golem-provider plugin pack` and the build of the bundled plugins use it, so that both make
 //! the same. Pure: bytes in, bytes out.
 
+mod identity;
+
+use identity::Made;
+pub use identity::{Identity, Package};
 use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Parser, Payload, Validator};
 use wit_component::ComponentEncoder;
@@ -30,20 +34,38 @@ pub enum PackError {
     HasManifest,
     #[error("the component of it would not be valid: {0}")]
     Encode(String),
+    #[error("its manifest is wrong: {0}")]
+    Manifest(String),
+    #[error(
+        "it exports no interface that makes it a plugin of some kind; see the worlds in `wit/`"
+    )]
+    NoKind,
 }
 
-/// Puts the text of the manifest into a component. A core module is made one first.
+/// What goes into a plugin's manifest.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manifest<'a> {
+    /// The text of its `plugin.toml`.
+    pub stated: Option<&'a str>,
+    /// What its `Cargo.toml` says.
+    pub package: Option<&'a Package>,
+    /// The JSON Schema of its settings.
+    pub settings_schema: Option<&'a str>,
+}
+
+/// Puts the manifest into a component. A core module is made one first.
 ///
 /// # Errors
-/// When it is neither, when a module lacks the functions of a plugin, or when a component has a manifest.
-pub fn pack(bytes: &[u8], manifest: Option<&str>) -> Result<Vec<u8>, PackError> {
-    let mut component = if bytes.starts_with(COMPONENT) {
-        check(bytes)?;
-        bytes.to_vec()
-    } else {
-        encode(bytes)?
+/// When it is neither, when a module lacks the functions of a plugin, or when a component has a manifest; when the manifest makes
+/// no sense or lacks something.
+pub fn pack(bytes: &[u8], manifest: Manifest<'_>) -> Result<Vec<u8>, PackError> {
+    let (mut component, exports) = match bytes.starts_with(COMPONENT) {
+        true => (bytes.to_vec(), exports_of_component(bytes)?),
+        false => (encode(bytes)?, exports_of_module(bytes)?),
     };
-    if let Some(text) = manifest {
+    let Manifest { stated, package, settings_schema } = manifest;
+    let made = Made::of(exports);
+    if let Some(text) = identity::manifest(stated, package, made, settings_schema)? {
         CustomSection { name: MANIFEST_SECTION.into(), data: text.as_bytes().into() }
             .append_to_component(&mut component);
     }
@@ -59,12 +81,13 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, PackError> {
     encoder.encode().map_err(|error| PackError::Encode(format!("{error:#}")))
 }
 
-/// Is it whole, and without a manifest?
-fn check(component: &[u8]) -> Result<(), PackError> {
+/// The names of what it exports. It has to be whole, and without a manifest.
+fn exports_of_component(component: &[u8]) -> Result<Vec<String>, PackError> {
     let invalid = |error: wasmparser::BinaryReaderError| PackError::Component(error.to_string());
     Validator::new().validate_all(component).map_err(invalid)?;
     // How many components and modules within each other: a manifest counts in the outermost one.
     let mut depth = 0_usize;
+    let mut exports = Vec::new();
     for payload in Parser::new(0).parse_all(component) {
         match payload.map_err(invalid)? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
@@ -72,10 +95,23 @@ fn check(component: &[u8]) -> Result<(), PackError> {
             Payload::CustomSection(section) if depth == 0 && section.name() == MANIFEST_SECTION => {
                 return Err(PackError::HasManifest);
             }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export.map_err(invalid)?.name.name.to_owned());
+                }
+            }
             _ => {}
         }
     }
-    Ok(())
+    Ok(exports)
+}
+
+/// The names of the interfaces that the component of this module exports.
+fn exports_of_module(module: &[u8]) -> Result<Vec<String>, PackError> {
+    let (_, found) = wit_component::metadata::decode(module)
+        .map_err(|error| PackError::Module(format!("{error:#}")))?;
+    let interfaces = found.resolve.worlds[found.world].exports.keys();
+    Ok(interfaces.map(|key| found.resolve.name_world_key(key)).collect())
 }
 
 #[cfg(test)]
@@ -84,20 +120,22 @@ mod tests {
 
     #[test]
     fn what_is_no_module_is_refused_with_what_to_give_instead() {
-        let error = pack(b"no wasm", None).unwrap_err();
+        let error = pack(b"no wasm", Manifest::default()).unwrap_err();
         assert!(matches!(error, PackError::Module(_) | PackError::Encode(_)), "{error}");
         let cut_off = [COMPONENT, &[1, 200]].concat();
-        assert!(matches!(pack(&cut_off, None), Err(PackError::Component(_))));
+        let error = pack(&cut_off, Manifest::default()).unwrap_err();
+        assert!(matches!(error, PackError::Component(_)), "{error}");
     }
 
     #[test]
     fn a_component_of_another_languages_tools_gets_its_manifest_once() {
-        let packed = pack(COMPONENT, Some("grants = {}")).unwrap();
+        let asks = Manifest { stated: Some("grants = {}"), ..Manifest::default() };
+        let packed = pack(COMPONENT, asks).unwrap();
         assert!(packed.starts_with(COMPONENT) && packed.ends_with(b"grants = {}"));
-        assert!(matches!(pack(&packed, Some("grants = {}")), Err(PackError::HasManifest)));
+        assert!(matches!(pack(&packed, asks), Err(PackError::HasManifest)));
         // One of a component inside is not its own.
         let mut around = COMPONENT.to_vec();
         wasm_encoder::RawSection { id: 4, data: &packed }.append_to_component(&mut around);
-        assert!(pack(&around, Some("grants = {}")).is_ok());
+        assert!(pack(&around, asks).is_ok());
     }
 }

@@ -35,6 +35,9 @@ pub enum Plugin {
     List(Output),
     /// Show what a component is and what it asks for, without installing it
     Inspect(Inspect),
+    /// Show what can be set for a plugin, and what is set: golem-provider plugin settings qemu
+    #[command(long_about = SETTINGS)]
+    Settings(Name),
     /// Install a component, or a newer version of it, after showing what it asks for
     #[command(long_about = INSTALL)]
     Install(Install),
@@ -51,6 +54,15 @@ pub enum Plugin {
     /// Choose the plugin that makes new VMs, or all that list this provider: golem-provider plugin use vm-backend qemu
     Use(Use),
 }
+
+const SETTINGS: &str = "\
+Shows what can be set for a plugin: each setting with its type, its default, what it is for, what is set and where. What is \
+secret is shown as <hidden>.
+
+Settings are made in NAME.toml in the plugin directory, under [settings], or one by one as variables \
+GOLEM_PROVIDER_PLUGIN_NAME_KEY, which win. A provider that runs takes over a change of the file within seconds.
+
+Exit status: 0 shown, 1 there is no such plugin, or it cannot say.";
 
 const INSTALL: &str = "\
 Installs a component, or a newer version of one. What it asks for and why is shown, and granted only with your consent: \
@@ -175,6 +187,9 @@ impl Plugin {
                 let about = inspect(&offline(settings)?, &file).await?;
                 show::about(&about, output.json)?;
             }
+            Self::Settings(Name { name, output }) => {
+                show::settings(&name, &offline(settings)?.settings_of(&name).await?, output.json)?;
+            }
             Self::Install(install) => return install.carry_out(settings, running).await,
             Self::Remove(Name { name, output }) => {
                 match &running {
@@ -280,9 +295,12 @@ impl Install {
         let about = inspect(&catalog, &file).await?;
         let Some(grants) = self.consent(&about)? else { return Ok(Outcome::NeedsConsent) };
         let report = match running {
-            Some(client) => client.install(&InstallRequest { file, grants }).await?,
+            Some(client) => {
+                let sha256 = about.sha256.clone();
+                client.install(&InstallRequest { file, sha256, grants }).await?
+            }
             None => {
-                let loaded = catalog.install(&file, &grants).await?;
+                let loaded = catalog.install(&file, &about.sha256, &grants).await?;
                 idle(catalog.listed(&loaded.about.name).await)
             }
         };
