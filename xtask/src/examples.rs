@@ -67,7 +67,10 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let manifest =
         fs::read_to_string(example.join("plugin.toml")).context("reading plugin.toml")?;
     let bytes = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
-    let packed = golem_provider_sdk_pack::pack(&bytes, Some(&manifest))?;
+    let packed = golem_provider_sdk_pack::pack(
+        &bytes,
+        golem_provider_sdk_pack::Manifest { stated: Some(&manifest), ..Default::default() },
+    )?;
     fs::write(&component, packed).with_context(|| format!("writing {}", component.display()))?;
     fs::write(&stamp, inputs.text()).context("noting what it was built from")?;
     fs::remove_file(&made).with_context(|| format!("removing {}", made.display()))?;

@@ -10,4 +10,5 @@ mod full_disk;
 mod given_back;
 mod killed;
 mod one_vm;
+mod reference;
 mod two_vms;

@@ -60,8 +60,8 @@ impl Pack {
             Manifest::of_component(component).map_err(|error| Unusable::file("use", file, error))
         };
         if let Some(said) = manifest(&component)?.description() {
-            let (describes, _) = introduced(&component)
-                .map_err(|error| Unusable::file("use", &self.made, error))?;
+            let (describes, _) =
+                introduced(&component).map_err(|error| Unusable::file("use", &self.made, error))?;
             agree(&said, &describes)?;
             component = packed(Some(&describes.settings_schema))?;
             manifest(&component)?;
