@@ -286,7 +286,7 @@ async fn a_provider_is_listed_shrinks_with_its_machines_and_is_gone_when_it_ends
 
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio one@example.org";
     let vm =
-        json!({ "name": "mine", "cpu_cores": 1, "memory_gb": 1, "storage_gb": 1, "ssh_key": key });
+        json!({ "name": "mine", "cpu_cores": 1, "memory_gb": 1, "storage_gb": 10, "ssh_key": key });
     let made = provider.client().post("/vms", &vm).await?;
     ensure!(matches!(made.status, 200 | 201), "{} {}", made.status, made.text);
     // A provider that has nothing left is not listed.
