@@ -7,14 +7,16 @@
 //!          ├ settings telemetry   read once, at the start
 //!          ├ api                  HTTP: what requestors see
 //!          ├ admin                a unix socket: what the operator's commands ask of a provider that runs
+//!          ├ status doctor        how the provider is; what of this computer would be in its way
 //!          ├ vms                  a VM's life: the one who decides
-//!          │   ├ resources ports  is there room, and which port
+//!          │   ├ resources ports  is there room, which port, and can it be reached
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
 //!          ├ discovery            being found: what is said where, and whether it is seen
 //!          ├ payments             the key that stands for the provider, its money, prices
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
+//! service_manager                what systemd is told
 //! http_client                    questions to servers that are not ours: bounded, with a deadline
 //! whole_file                     files that are there whole or as they were
 //! faults                         where tests can let the provider die; empty in what operators run
@@ -27,6 +29,7 @@ pub mod api;
 pub mod chains;
 pub mod cli;
 pub mod discovery;
+pub mod doctor;
 pub mod faults;
 pub mod http_client;
 pub mod node;
@@ -35,7 +38,9 @@ pub mod plugins;
 pub mod ports;
 pub mod proxy;
 pub mod resources;
+pub mod service_manager;
 pub mod settings;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod vms;

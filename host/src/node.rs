@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, AdminListener, Desks, PluginDesk},
+    admin::{self, AdminListener, Doors, Ending, PluginDesk},
     api::{Api, ApiState, Server},
     chains::{self, ChainError, Chains, Nodes},
     discovery::{Advertising, Free, Identity, Reach, Selection, Sources},
@@ -44,10 +44,15 @@ use crate::{
         catalog::{Catalog, CatalogConfig, CatalogError, Loaded, PluginError, Probed},
         ethereum::{ChainFailure, Event, Receipt, Transaction},
     },
-    ports::{InvalidRange, PortAllocator},
+    ports::{
+        InvalidRange,
+        verification::{NotAdvertisable, Reachability, Refused, Verifier, VerifierConfig},
+    },
     proxy::{Proxy, ProxyConfig},
-    resources::{Minimums, Monitor, MonitorError, Rules, Thresholds, Tracker},
+    resources::{Monitor, MonitorError, Rules, Tracker},
+    service_manager,
     settings::{Environment, Settings},
+    status::{Observer, ObserverParts},
     store::{PluginState, Store, StoreError},
     vms::{Backends, Deadlines, StartError, VmService, VmServiceConfig, VmServiceParts},
 };
@@ -62,6 +67,8 @@ mod shutdown {
     pub const VMS: Duration = Duration::from_secs(6);
     /// For advertisements to be withdrawn, beside the VM operations.
     pub const ADVERTISING: Duration = Duration::from_secs(4);
+    /// For operators' commands that are being answered.
+    pub const ADMIN: Duration = Duration::from_millis(500);
     /// For SSH sessions to be told.
     pub const PROXY: Duration = Duration::from_secs(1);
 }
@@ -100,6 +107,8 @@ pub enum NodeError {
     #[error(transparent)]
     Ports(#[from] InvalidRange),
     #[error(transparent)]
+    Unverified(#[from] Refused),
+    #[error(transparent)]
     Vms(#[from] StartError),
     #[error("a part of the start was broken off: {0}")]
     BrokenOff(#[from] tokio::task::JoinError),
@@ -126,10 +135,9 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         }
         .map(|node| (node, stop))
     });
-    let outcome = ended.map(|(node, stop)| {
-        if let Some(node) = node {
-            runtime.block_on(node.serve(&settings, stop));
-        }
+    let outcome = ended.and_then(|(node, stop)| match node {
+        Some(node) => runtime.block_on(node.serve(&settings, stop)),
+        None => Ok(()),
     });
     // What still blocks a thread, such as a copy of an image, does not hold the end.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -144,12 +152,15 @@ struct Node {
     store: Store,
     proxy: Proxy,
     vms: VmService,
+    verifier: Verifier,
     advertising: Advertising,
     /// What goes on beside the service until it ends.
     beside: JoinSet<()>,
-    desks: Desks,
+    desk: PluginDesk,
+    pricing: Pricing,
     /// Absent where nobody is to be asked.
     price_source: Option<PriceSource>,
+    observer: Observer,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
 }
@@ -191,15 +202,22 @@ impl Node {
             max_connections_per_vm: settings.ports.max_connections_per_vm,
             ..ProxyConfig::default()
         });
+        let verifier = VerifierConfig::new(settings);
+        let ports = verifier.allocator(settings.ports.range.clone())?;
         let vms = VmService::start(VmServiceParts {
             store: store.clone(),
             proxy: proxy.clone(),
             backends: plugins.backends,
-            resources: Tracker::new(rules(settings), monitor),
-            ports: PortAllocator::new(settings.ports.range.clone())?,
+            resources: Tracker::new(Rules::from(&settings.resources), monitor),
+            ports: ports.clone(),
             config: vm_config(settings),
         })
         .await?;
+        let verifier = Verifier::new(verifier, ports, {
+            let proxy = proxy.clone();
+            move || proxy.open_ports()
+        });
+        let reachability = verifier.reachability();
         let pricing = Pricing::open(&settings.pricing, store.clone()).await?;
         let price_source = settings.pricing.source.as_ref().and_then(|source| {
             PriceSource::new(source)
@@ -208,18 +226,22 @@ impl Node {
                 })
                 .ok()
         });
-        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch());
-        let api = Api::new(api);
         let mut beside = JoinSet::new();
-        let (offer, offering) =
-            offer_sources(settings, wallet.provider_id(), vms.clone(), pricing.watch())
-                .watch(CancellationToken::new());
+        let (offer, offering) = offer_sources(
+            settings,
+            wallet.provider_id(),
+            vms.clone(),
+            pricing.watch(),
+            reachability.clone(),
+        )
+        .watch(CancellationToken::new());
         beside.spawn(offering);
         let selection = match settings.environment {
             Environment::Development => Selection::Nobody,
             Environment::Production => Selection::Named(settings.discovery.advertisers.clone()),
         };
         let advertising = Advertising::new(wallet.provider_id(), offer, selection);
+        let verifier = verifier.with_peers(Arc::new(advertising.clone()));
         for advertiser in plugins.advertisers {
             advertising.install(advertiser);
         }
@@ -229,8 +251,21 @@ impl Node {
                 "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
             );
         }
-        let plugins = PluginDesk::new(Arc::new(catalog), vms.clone(), advertising.clone());
-        let desks = Desks { plugins, pricing };
+        let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch())
+            .with_reachability(reachability.clone())
+            .with_advertising(advertising.clone());
+        let api = Api::new(api);
+        let catalog = Arc::new(catalog);
+        let parts = ObserverParts {
+            catalog: Arc::clone(&catalog),
+            vms: vms.clone(),
+            proxy: proxy.clone(),
+            advertising: advertising.clone(),
+            prices: pricing.watch(),
+            reachability,
+        };
+        let observer = Observer::new(settings, Rules::from(&settings.resources).minimums, parts);
+        let desk = PluginDesk::new(catalog, vms.clone(), advertising.clone());
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))
@@ -242,15 +277,20 @@ impl Node {
             store,
             proxy,
             vms,
+            verifier,
             advertising,
             beside,
-            desks,
+            desk,
+            pricing,
             price_source,
+            observer,
             admin,
         })
     }
 
-    async fn serve(self, settings: &Settings, stop: CancellationToken) {
+    /// # Errors
+    /// Nobody could check the ports, and the operator wants no provider then.
+    async fn serve(self, settings: &Settings, stop: CancellationToken) -> Result<(), NodeError> {
         let Self {
             begun,
             listener,
@@ -258,10 +298,13 @@ impl Node {
             store,
             proxy,
             vms,
+            verifier,
             advertising,
             mut beside,
-            desks,
+            desk,
+            pricing,
             price_source,
+            observer,
             admin,
         } = self;
         let address = listener.local_addr().unwrap_or(settings.api.bind);
@@ -277,18 +320,36 @@ impl Node {
                 "development: nothing is advertised, no payments are taken, no ports are verified"
             );
         }
-        beside.spawn(admin::watch(desks.plugins.clone(), stop.clone()));
+        service_manager::tell(service_manager::State::Ready);
+        let ending = Ending::new(stop.clone());
+        beside.spawn(admin::watch(desk.clone(), stop.clone()));
         if let Some(source) = price_source {
-            beside.spawn(desks.pricing.clone().follow(source, stop.clone()));
+            beside.spawn(pricing.clone().follow(source, stop.clone()));
         }
+        let mut answering = JoinSet::new();
         if let Some(admin) = admin {
-            beside.spawn(admin::serve(admin, desks, stop.clone()));
+            let doors = Doors { desk, pricing, observer, ending: ending.clone() };
+            answering.spawn(admin::serve(admin, doors, stop.clone()));
         }
+        // Beside the API, which has to listen for its port to be found open.
+        let verifying = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let verified = verifier.run(stop.clone()).await;
+                stop.cancel();
+                verified
+            }
+        });
         let server = Server { grace: shutdown::API, ..Server::default() };
         server.serve(listener, api, stop.cancelled()).await;
-        // A change to the plugins that is under way is cut off between two steps, as by a crash.
+        service_manager::tell(service_manager::State::Stopping);
+        // A change to the plugins that takes longer is cut off between two steps, as by a crash.
+        let answered = async { while answering.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(shutdown::ADMIN, answered).await;
+        answering.shutdown().await;
         beside.shutdown().await;
-        let stop_vms = settings.vms.stop_on_exit;
+        let verified = verifying.await;
+        let stop_vms = ending.stop_vms().unwrap_or(settings.vms.stop_on_exit);
         tracing::info!(
             "ending; running machines {}",
             if stop_vms { "are stopped" } else { "go on running" }
@@ -300,6 +361,7 @@ impl Node {
         proxy.shutdown(shutdown::PROXY).await;
         store.close().await;
         tracing::info!("ended");
+        Ok(verified??)
     }
 }
 
@@ -383,9 +445,9 @@ fn offer_sources(
     provider_id: String,
     vms: VmService,
     prices: watch::Receiver<pricing::Prices>,
+    reachability: watch::Receiver<Reachability>,
 ) -> Sources {
-    let max_vms = settings.vms.max_vms;
-    let public_ip = settings.identity.public_ip;
+    let reached = reachability.clone();
     Sources {
         identity: Identity {
             provider_id,
@@ -395,11 +457,12 @@ fn offer_sources(
             network: settings.discovery.network.clone(),
             payments_network: settings.discovery.payments_network.clone(),
         },
-        minimums: rules(settings).minimums,
+        minimums: Rules::from(&settings.resources).minimums,
         free: Box::new(move || {
             let report = vms.resources();
             let there = vms.list().len();
-            let machines = max_vms.saturating_sub(u32::try_from(there).unwrap_or(u32::MAX));
+            let machines = reachability.borrow().max_vms;
+            let machines = machines.saturating_sub(u32::try_from(there).unwrap_or(u32::MAX));
             let held = report.allocated;
             let held = (held.cpu_cores, held.memory_gb, held.storage_gb, there);
             (Free { amounts: report.available, machines }, held)
@@ -413,30 +476,11 @@ fn offer_sources(
             };
             (told(prices.usd), prices.glm.map(told))
         }),
-        reach: Box::new(move || {
-            match public_ip {
-            Some(address) => Reach::At(address),
-            None => Reach::Not(
-                "no public address is known; set GOLEM_PROVIDER_PUBLIC_IP to the one that this machine is reached by".into(),
-            ),
-        }
+        reach: Box::new(move || match reached.borrow().may_be_advertised() {
+            Ok(address) => Reach::At(address),
+            Err(pending @ NotAdvertisable::Pending) => Reach::Unknown(pending.to_string()),
+            Err(reason) => Reach::Not(reason.to_string()),
         }),
-    }
-}
-
-fn rules(settings: &Settings) -> Rules {
-    let resources = &settings.resources;
-    Rules {
-        thresholds: Thresholds {
-            cpu_percent: resources.cpu_threshold_percent,
-            memory_percent: resources.memory_threshold_percent,
-            storage_percent: resources.storage_threshold_percent,
-        },
-        minimums: Minimums {
-            cpu_cores: resources.min_cpu_cores,
-            memory_gb: resources.min_memory_gb,
-            storage_gb: resources.min_storage_gb,
-        },
     }
 }
 

@@ -8,8 +8,8 @@ use crate::{Error, Plugin, Result};
 
 /// One place where requestors look. `wit/advertisements.wit` has the whole contract; `golem-provider plugin test` tries it.
 ///
-/// The provider decides when something is advertised and what it says; a plugin brings it there. `publish`, `withdraw` and
-/// `look_up` are called one after the other. Any call may be cut off anywhere, so each has to be safe to repeat.
+/// The provider decides when something is advertised and what it says; a plugin brings it there. `publish` and `withdraw`
+/// are called one after the other; `look_up` and `search` may come beside them. Any call may be cut off anywhere, so each has to be safe to repeat.
 ///
 /// [`Error::Unavailable`] when the place cannot be asked and [`Error::ResourceExhausted`] when it asks for patience: both are tried
 /// again with growing pauses. [`Error::FailedPrecondition`] for what the operator has to do, with what that is.

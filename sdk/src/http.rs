@@ -10,15 +10,35 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result, clock};
 
+impl Request {
+    /// A request without headers and body.
+    pub fn new(method: Method, url: impl Into<String>, timeout: Duration) -> Self {
+        Self {
+            method,
+            url: url.into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            timeout_ms: clock::millis(timeout),
+        }
+    }
+
+    /// With one header more.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// With a body of JSON, and the header that says so.
+    #[must_use]
+    pub fn json(self, body: Vec<u8>) -> Self {
+        Self { body, ..self.header("content-type", "application/json") }
+    }
+}
+
 /// The body of what is at an address. A status other than 2xx is [`Error::NotFound`] (404, 410) or [`Error::Unavailable`].
 pub fn get(url: &str, timeout: Duration) -> Result<Vec<u8>> {
-    let response = send(&Request {
-        method: Method::Get,
-        url: url.to_owned(),
-        headers: Vec::new(),
-        body: Vec::new(),
-        timeout_ms: clock::millis(timeout),
-    })?;
+    let response = send(&Request::new(Method::Get, url, timeout))?;
     accepted(url, response)
 }
 

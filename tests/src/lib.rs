@@ -6,23 +6,31 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server; `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program ([`Multipass`]). `vm_life.rs` boots
-//! a few real ones, and is one program so that no two programs boot at the same time; it needs the image that `cargo xtask
-//! image` builds. A chain ([`Anvil`]), one with entries of providers ([`GolemBase`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs
-//! them. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
+//! their SSH server; among them is `operations.rs`, about what an operator does with a provider. `money.rs` has a
+//! [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program
+//! ([`Multipass`]). `reachability.rs` puts a provider behind a router ([`network`]), with servers that it asks about itself
+//! ([`PortChecker`], [`CheckServer`]). `discovery.rs` and `golem_base.rs` list it where requestors look: with the published
+//! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one
+//! program so that no two programs boot at the same time; it needs the image that `cargo xtask image` builds. A chain
+//! ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs them.
+//! `advertisers.rs` has places of its own to be listed with, `other_languages.rs` a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
 pub mod background;
 mod binary;
 mod captcha_faucet;
+mod check_server;
 mod client;
 mod conformance;
 pub mod database;
+mod discovery_server;
 mod golem_base;
 mod images;
 mod load;
 pub mod mounts;
 pub mod multipass;
+pub mod network;
+pub mod noticeboard;
 pub mod paper;
 pub mod ports;
 mod price_source;
@@ -38,14 +46,17 @@ pub use anvil::Anvil;
 pub use background::Background;
 pub use binary::{component, provider as program};
 pub use captcha_faucet::{CaptchaFaucet, Puzzles};
+pub use check_server::{Behaviour, CheckServer, PortChecker};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
+pub use discovery_server::DiscoveryServer;
 pub use golem_base::GolemBase;
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
 pub use multipass::Multipass;
+pub use noticeboard::Noticeboard;
 pub use paper::Paper;
 pub use price_source::PriceSource;
-pub use provider::{Ended, Provider, Setup};
+pub use provider::{Daemon, Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
 pub use stand_in::{GREETING, StandIn};

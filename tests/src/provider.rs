@@ -53,6 +53,28 @@ pub struct Ended {
     pub stderr: String,
 }
 
+impl Ended {
+    /// Sees to it that it ended with this exit code.
+    ///
+    /// # Errors
+    /// When it did not; the text holds all that it said.
+    pub fn code(&self, code: i32) -> Result<&Ended> {
+        if self.status.code() != Some(code) {
+            bail!("the exit code is not {code}: {self:?}");
+        }
+        Ok(self)
+    }
+
+    /// The JSON that it printed before it ended with this exit code.
+    ///
+    /// # Errors
+    /// When it ended with another one, or printed none.
+    pub fn json(&self, code: i32) -> Result<serde_json::Value> {
+        self.code(code)?;
+        serde_json::from_str(&self.stdout).with_context(|| format!("no JSON: {self:?}"))
+    }
+}
+
 impl Setup {
     /// # Errors
     /// When there is no room for its directory, or no free ports.
@@ -89,6 +111,10 @@ impl Setup {
             .with("PORT_RANGE_START", ports.ssh.start)
             .with("PORT_RANGE_END", ports.ssh.end)
             .with("DEFAULT_VM_IMAGE", DEFAULT_IMAGE)
+            // No test speaks to anybody outside this computer, whatever else it sets.
+            .with("DISCOVERY_URL", "http://127.0.0.1:9")
+            .with("PORT_CHECK_SERVERS", "http://127.0.0.1:9")
+            .with("PUBLIC_IP_SOURCES", "http://127.0.0.1:9")
             // However full the machine is that tests run on: what VMs are given is not what they use.
             .with("STORAGE_THRESHOLD", 100)
             .with("LOG", "info,golem_provider=debug"))
@@ -99,6 +125,23 @@ impl Setup {
     pub fn with(mut self, key: &str, value: impl ToString) -> Setup {
         self.settings.insert(format!("GOLEM_PROVIDER_{key}"), value.to_string());
         self
+    }
+
+    /// Also for commands that do not start a provider: nobody but this computer is asked for anything.
+    #[must_use]
+    pub fn in_development(mut self) -> Setup {
+        self.settings.insert("GOLEM_ENVIRONMENT".to_owned(), "development".to_owned());
+        self
+    }
+
+    /// As for the public, but on this computer alone: advertised as being at `public_ip`, with ports that nobody verifies.
+    #[must_use]
+    pub fn in_production(self, public_ip: &str) -> Setup {
+        self.with_command(&["start", "--no-verify-port"])
+            .with("HOST", "127.0.0.1")
+            .with("PUBLIC_IP", public_ip)
+            .with("COUNTRY", "SE")
+            .with("PRICING_UPDATE_ENABLED", "false")
     }
 
     /// Offers these images.
@@ -185,6 +228,18 @@ impl Setup {
         Ok(provider)
     }
 
+    /// Prepares what it needs to know its ports for (the API's and those for SSH), starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When the preparation fails, when it ends, or does not answer in time.
+    pub async fn start_with(
+        self,
+        prepare: impl FnOnce(u16, std::ops::Range<u16>) -> Result<()>,
+    ) -> Result<Provider> {
+        prepare(self.ports.api, self.ports.ssh.clone())?;
+        self.start().await
+    }
+
     /// Starts it where it is meant to refuse that, or to print something and end.
     ///
     /// # Errors
@@ -203,6 +258,31 @@ impl Setup {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// Runs `golem-provider` with these arguments and these settings, as an operator would, whether or not a provider runs.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        self.run(arguments.iter().map(|argument| (*argument).to_owned()).collect()).await
+    }
+
+    /// A requestor of the provider with these settings.
+    ///
+    /// # Errors
+    /// When no client can be made.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(self.ports.api)
+    }
+
+    pub fn api_port(&self) -> u16 {
+        self.ports.api
+    }
+
+    /// The machines that its backend on paper keeps.
+    pub fn paper_machines(&self) -> paper::Machines {
+        paper::Machines::of(&self.data_dir())
     }
 
     /// The program with a sub-command that needs no provider; what that makes for a while lies in the directory of this one.
@@ -262,6 +342,35 @@ fn without_settings_of_the_caller(command: &mut Command) {
         if name.to_string_lossy().starts_with("GOLEM_") || name == "RUST_LOG" {
             command.env_remove(name);
         }
+    }
+}
+
+/// A provider in the background, if one was started there. It ends with this value, and so do its machines.
+pub struct Daemon {
+    pub setup: Setup,
+}
+
+impl Daemon {
+    /// The process that has the data directory, if one has.
+    pub fn process(&self) -> Option<processes::Process> {
+        let pid = fs::read_to_string(self.setup.data_dir().join("provider.lock")).ok()?;
+        let process = processes::Process::with_id(pid.trim().parse().ok()?).ok()?;
+        // The number of one that has ended may be another's by now.
+        process.arguments.iter().any(|argument| argument == "--detached").then_some(process)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.setup.data_dir().join("logs/provider.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        eprintln!("--- the log of the provider in the background\n{}", self.log());
+        if let Some(process) = self.process() {
+            let _ = process.kill();
+        }
+        processes::end_machines_in(self.setup.directory.path());
     }
 }
 

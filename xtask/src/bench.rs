@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
 use crate::workspace::{Workspace, cargo};
-use crate::{image, packages, plugins, run, setup};
+use crate::{examples, image, packages, plugins, run, setup};
 
 const PACKAGE: &str = "golem-provider-benches";
 
@@ -51,6 +51,8 @@ pub struct Arguments {
 enum Group {
     /// Calls of a plugin
     Plugin,
+    /// A plugin in Python beside the same one in Rust
+    Languages,
     /// From start to first answer; idle memory
     Start,
     /// Reads of the HTTP API
@@ -79,6 +81,9 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     packages::install(&packages::missing(packages::BENCH), &workspace.log("apt-bench"))
         .context("installing what the provider is compared with")?;
     plugins::build(&workspace, toolchain)?;
+    if groups.contains(&Group::Languages) {
+        examples::build(&workspace)?;
+    }
     let provider = run::build_provider(&workspace)?;
     let catalog = boots.then(|| image::build(&workspace)).transpose()?;
     build(&workspace)?;

@@ -2,7 +2,7 @@
 //! and a disk image, running, testing and measuring.
 //!
 //! Each sub-command lives in the module of its name and is written in terms of the ones before
-//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`], [`network`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
+//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`], [`network`], [`examples`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
 //! things are), [`guest_toolchain`] (how plugins are compiled), [`provider_files`] (what is written
 //! into a provider's data directory), [`announce`] (what is printed once it is up), [`anvil`] and [`venv`] (what tests
 //! use from npm and of Python), [`packages`] (what is needed from the distribution) and [`ui`] (progress).
@@ -14,6 +14,7 @@ mod announce;
 mod anvil;
 mod api_checker;
 mod bench;
+mod examples;
 mod guest_toolchain;
 mod image;
 mod network;
@@ -51,6 +52,7 @@ enum Command {
     Test(test::Arguments),
     ApiChecker(api_checker::Arguments),
     Network(network::Arguments),
+    Examples(examples::Arguments),
     Bench(bench::Arguments),
     #[command(hide = true)]
     Announce(announce::Arguments),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::ApiChecker(arguments) => api_checker::main(&arguments),
         Command::Network(arguments) => network::main(&arguments),
+        Command::Examples(arguments) => examples::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Announce(arguments) => announce::main(&arguments),
     };

@@ -91,7 +91,10 @@ pub const IMAGE_BUILDER: &[Need] = &[
 ];
 
 /// What the tests use beyond what the provider uses.
-pub const TEST: &[Need] = &[program("valgrind", "valgrind", "count instructions")];
+pub const TEST: &[Need] = &[
+    program("valgrind", "valgrind", "count instructions"),
+    program("ip", "iproute2", "give tests networks of their own"),
+];
 
 /// What the benchmarks use beyond what the provider uses.
 pub const BENCH: &[Need] = &[

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use golem_provider_sdk_pack::Manifest;
 use serde::Deserialize;
 
 use crate::guest_toolchain::{GuestToolchain, Preference, TARGET};
@@ -52,7 +53,7 @@ pub fn build(workspace: &Workspace, toolchain: GuestToolchain) -> Result<()> {
                 plugin.package
             );
         };
-        let component = pack(module, &plugin.manifest)
+        let component = pack(module, plugin)
             .with_context(|| format!("making a component of {}", plugin.package))?;
         write_if_changed(&directory.join(format!("{}.wasm", plugin.name)), &component)?;
     }
@@ -122,14 +123,18 @@ fn names(id: &str, package: &str) -> bool {
     last.split('@').next() == Some(package)
 }
 
-fn pack(module: &Path, manifest: &Path) -> Result<Vec<u8>> {
+/// Its settings' schema is left for the plugin itself to say: there is no engine here to ask it.
+fn pack(module: &Path, plugin: &PluginCrate) -> Result<Vec<u8>> {
     let bytes = fs::read(module).with_context(|| format!("reading {}", module.display()))?;
-    let manifest = match fs::read_to_string(manifest) {
+    let manifest = &plugin.manifest;
+    let stated = match fs::read_to_string(manifest) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("reading {}", manifest.display())),
     };
-    Ok(golem_provider_sdk_pack::pack(&bytes, manifest.as_deref())?)
+    let manifest =
+        Manifest { stated: stated.as_deref(), package: Some(&plugin.says), settings_schema: None };
+    Ok(golem_provider_sdk_pack::pack(&bytes, manifest)?)
 }
 
 fn write_if_changed(file: &Path, bytes: &[u8]) -> Result<()> {
@@ -169,6 +174,7 @@ mod tests {
             package: format!("golem-plugin-{name}"),
             name: name.to_owned(),
             manifest: PathBuf::new(),
+            says: golem_provider_sdk_pack::Package::default(),
         }
     }
 

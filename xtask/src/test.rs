@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
 use crate::workspace::{Workspace, cargo};
-use crate::{api_checker, image, network, packages, plugins, setup};
+use crate::{api_checker, examples, image, network, packages, plugins, setup};
 
 /// Where the end-to-end tests find the image that machines are made from.
 const CATALOG_VARIABLE: &str = "GOLEM_TEST_IMAGE_CATALOG";
@@ -21,6 +21,9 @@ const SCHEMATHESIS_VARIABLE: &str = "GOLEM_TEST_SCHEMATHESIS";
 const ANVIL_VARIABLE: &str = "GOLEM_TEST_ANVIL";
 const DISCOVERY_VARIABLE: &str = "GOLEM_TEST_DISCOVERY";
 const GOLEM_BASE_VARIABLE: &str = "GOLEM_TEST_GOLEM_BASE";
+
+/// Where they find the plugin that is written in Python.
+const PYTHON_VARIABLE: &str = "GOLEM_TEST_NOTICEBOARD_PYTHON";
 
 /// Sets up, checks format and lints, runs every test
 ///
@@ -51,6 +54,10 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let catalog = image::build(&workspace)?;
     let schemathesis = api_checker::install(&workspace)?;
     let network = network::install(&workspace)?;
+    // The tests of it say what they could not do, and fail where `CI` is set.
+    let in_python = examples::build(&workspace)
+        .inspect_err(|error| ui::note(format!("going on without the example in Python: {error:#}")))
+        .ok();
 
     let step =
         Step::start_loud("testing the whole workspace", "ten minutes; longer the first time");
@@ -63,6 +70,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         .env(ANVIL_VARIABLE, network.anvil)
         .env(DISCOVERY_VARIABLE, network.discovery)
         .env(GOLEM_BASE_VARIABLE, network.golem_base)
+        .envs(in_python.map(|component| (PYTHON_VARIABLE, component)))
         .current_dir(&workspace.root);
     let (totals, passed) = run_tests(&mut command)?;
     if passed && totals.failed == 0 {

@@ -31,7 +31,7 @@ const STAMP: &str = "requirements.txt";
 
 /// One environment.
 pub struct Venv {
-    /// Of its directory in the cache, and of the one in `tests/` that has its `requirements.txt`.
+    /// Of its directory in the cache, and mostly of the one in `tests/` that has its `requirements.txt`.
     pub name: &'static str,
     /// What for, in words that complete "installing …, to".
     pub purpose: &'static str,
@@ -46,7 +46,15 @@ impl Venv {
     /// When there is no Python, or its packages cannot be had.
     pub fn install(&self, workspace: &Workspace) -> Result<PathBuf> {
         let requirements = workspace.root.join("tests").join(self.name).join("requirements.txt");
-        let wanted = fs::read_to_string(&requirements)
+        self.install_as(workspace, &requirements)
+    }
+
+    /// The same, with the versions that another file names.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn install_as(&self, workspace: &Workspace, requirements: &Path) -> Result<PathBuf> {
+        let wanted = fs::read_to_string(requirements)
             .with_context(|| format!("reading {}", requirements.display()))?;
         let directory = workspace::cache()?.join(self.name);
         let programs = directory.join("bin");
@@ -67,7 +75,7 @@ impl Venv {
         // Everything is named, so nothing is to be resolved; what a package claims of others is not always so.
         pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
         pip.args(["--only-binary", ":all:"]);
-        ui::run_logged(pip.arg("--requirement").arg(&requirements), &log)?;
+        ui::run_logged(pip.arg("--requirement").arg(requirements), &log)?;
         fs::write(directory.join(STAMP), wanted).context("noting what is installed")?;
         step.done();
         Ok(programs)

@@ -30,6 +30,8 @@ pub struct PluginCrate {
     pub name: String,
     /// What the plugin asks for, which its component carries along. Need not exist.
     pub manifest: PathBuf,
+    /// What its `Cargo.toml` says of it.
+    pub says: golem_provider_sdk_pack::Package,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +44,9 @@ struct Metadata {
 #[derive(Deserialize)]
 struct Package {
     name: String,
+    version: String,
+    description: Option<String>,
+    license: Option<String>,
     manifest_path: PathBuf,
 }
 
@@ -85,6 +90,12 @@ impl Workspace {
             plugins.push(PluginCrate {
                 name: name.to_owned(),
                 manifest: package.manifest_path.with_file_name("plugin.toml"),
+                says: golem_provider_sdk_pack::Package {
+                    name: package.name.clone(),
+                    version: package.version,
+                    description: package.description.unwrap_or_default(),
+                    license: package.license.unwrap_or_default(),
+                },
                 package: package.name,
             });
         }

@@ -6,12 +6,14 @@ use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
+    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest},
     server::socket_path,
 };
 use crate::{
+    doctor::Examination,
     payments::pricing::{PriceChange, Prices},
     plugins::{Kind, installation::Grant},
+    status::Status,
 };
 
 /// Compiling and probing a plugin takes seconds, on a slow machine many.
@@ -85,6 +87,19 @@ impl AdminClient {
     /// Answers the prices that count from now on.
     pub async fn set_prices(&self, change: &PriceChange) -> Result<Prices, ClientError> {
         self.ask(Method::POST, "pricing", Some(change)).await
+    }
+
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "status", None::<&()>).await
+    }
+
+    pub async fn examinations(&self) -> Result<Vec<Examination>, ClientError> {
+        self.ask(Method::GET, "examinations", None::<&()>).await
+    }
+
+    /// Tells it to end, which it has not done yet when this returns.
+    pub async fn stop(&self, stop_vms: Option<bool>) -> Result<(), ClientError> {
+        self.ask(Method::POST, "stop", Some(&StopRequest { stop_vms })).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokio::sync::Mutex;
 
-use super::protocol::{PluginReport, PluginState};
+use super::protocol::PluginReport;
 use crate::{
     discovery::{Advertising, Selection},
     plugins::{
@@ -13,6 +13,7 @@ use crate::{
         catalog::{Catalog, Loaded as LoadedPlugin, PluginError, Probed},
         installation::{Grant, InstallError, Listed},
     },
+    status::state_of,
     vms::{Backends, VmError, VmService},
 };
 
@@ -78,32 +79,13 @@ impl PluginDesk {
     /// What one plugin is doing.
     fn report_on(&self, mut listed: Listed) -> PluginReport {
         let backends = self.backends();
-        let advertiser =
-            self.advertising().known().into_iter().find(|known| known.name() == listed.name);
-        let degraded = match &advertiser {
-            Some(advertiser) => Some(advertiser.degraded()),
-            None if backends.names().contains(&listed.name) => {
-                Some(backends.degraded(&listed.name))
-            }
-            None => None,
-        };
-        let state = if let Some(degraded) = degraded {
-            if degraded.is_empty() {
-                PluginState::Working
-            } else {
-                let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
-                listed.problem = Some(texts.join("; "));
-                PluginState::Degraded
-            }
-        } else if !listed.enabled {
-            PluginState::Disabled
-        } else {
-            PluginState::Unusable
-        };
-        let in_use = match advertiser {
-            Some(_) => self.advertising().names().contains(&listed.name),
-            None => backends.default_name().is_ok_and(|default| default == listed.name),
-        };
+        let (state, degraded) = state_of(&listed, backends, self.advertising());
+        if !degraded.is_empty() {
+            let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
+            listed.problem = Some(texts.join("; "));
+        }
+        let in_use = self.advertising().names().contains(&listed.name)
+            || backends.default_name().is_ok_and(|default| default == listed.name);
         PluginReport { listed, state, in_use }
     }
 
@@ -111,9 +93,14 @@ impl PluginDesk {
     ///
     /// # Errors
     /// It cannot be used, or not be written; then everything is as it was.
-    pub async fn install(&self, file: &Path, grants: &[Grant]) -> Result<PluginReport, DeskError> {
+    pub async fn install(
+        &self,
+        file: &Path,
+        sha256: &str,
+        grants: &[Grant],
+    ) -> Result<PluginReport, DeskError> {
         let mut turn = self.0.turn.lock().await;
-        let loaded = self.0.catalog.install(file, grants).await?;
+        let loaded = self.0.catalog.install(file, sha256, grants).await?;
         let name = loaded.about.name.clone();
         let report = self.switch(loaded).await;
         self.remember(&mut turn, &name).await;

@@ -8,6 +8,7 @@ use crate::plugins::{
     Kind,
     installation::{Grant, Listed},
 };
+pub use crate::status::PluginState;
 
 /// One plugin of a running provider.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,26 +20,12 @@ pub struct PluginReport {
     pub in_use: bool,
 }
 
-/// What a plugin is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PluginState {
-    /// It takes calls.
-    Working,
-    /// It takes calls, but some of them have failed too often in a row; the problem says which.
-    Degraded,
-    /// It was switched off.
-    Disabled,
-    /// It cannot be used; the problem says why.
-    Unusable,
-    /// Nobody knows, as no provider runs.
-    Idle,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 pub struct InstallRequest {
     /// Absolute.
     pub file: PathBuf,
+    /// Of the component that was shown to the operator, as hex.
+    pub sha256: String,
     pub grants: Vec<Grant>,
 }
 
@@ -52,6 +39,13 @@ pub struct UseRequest {
     pub kind: Kind,
     /// One for a VM backend, any number for advertisers.
     pub names: Vec<String>,
+}
+
+/// How a provider is told to end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StopRequest {
+    /// Whether VMs are stopped with it; absent where the settings decide.
+    pub stop_vms: Option<bool>,
 }
 
 /// Why something was not done.

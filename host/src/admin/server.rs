@@ -19,10 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     desk::{DeskError, PluginDesk},
+    ending::Ending,
     pricing,
-    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, UseRequest},
+    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest},
 };
-use crate::payments::pricing::Pricing;
+use crate::{
+    doctor::{self, Examination},
+    payments::pricing::Pricing,
+    status::{Observer, Status},
+};
 
 /// Where the socket of the provider with this data directory is.
 pub fn socket_path(data_dir: &FilePath) -> PathBuf {
@@ -79,25 +84,28 @@ impl AdminListener {
     }
 }
 
-/// What the operator's commands change.
-#[derive(Clone)]
-pub struct Desks {
-    pub plugins: PluginDesk,
+/// What the socket leads to.
+pub struct Doors {
+    pub desk: PluginDesk,
     pub pricing: Pricing,
+    pub observer: Observer,
+    pub ending: Ending,
 }
 
 /// Answers until `stop`, and lets changes under way end.
-pub async fn serve(listener: AdminListener, desks: Desks, stop: CancellationToken) {
+pub async fn serve(listener: AdminListener, doors: Doors, stop: CancellationToken) {
     let AdminListener { listener, _file } = listener;
-    let router = router(desks.plugins).merge(pricing::routes(desks.pricing));
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    let served =
+        axum::serve(listener, router(doors)).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::warn!("the socket for the operator's commands has failed: {error}");
     }
 }
 
-fn router(desk: PluginDesk) -> Router {
+fn router(doors: Doors) -> Router {
+    let Doors { desk, pricing, observer, ending } = doors;
     Router::new()
+        .route("/examinations", get(examine))
         .route("/plugins", get(list).post(install))
         .route("/plugins/{name}", delete(remove))
         .route("/plugins/{name}/reload", post(reload))
@@ -107,6 +115,24 @@ fn router(desk: PluginDesk) -> Router {
         .route("/plugins/{name}/revoke", post(revoke))
         .route("/plugins-in-use", post(use_plugins))
         .with_state(desk)
+        .merge(pricing::routes(pricing))
+        .merge(Router::new().route("/status", get(status)).with_state(observer))
+        .merge(Router::new().route("/stop", post(end)).with_state(ending))
+}
+
+async fn status(State(observer): State<Observer>) -> Json<Status> {
+    Json(observer.status().await)
+}
+
+async fn end(State(ending): State<Ending>, Json(request): Json<StopRequest>) -> Json<()> {
+    tracing::info!("told to end by `golem-provider stop`");
+    ending.begin(request.stop_vms);
+    Json(())
+}
+
+/// Tries every plugin as at a start, beside those that work.
+async fn examine(State(desk): State<PluginDesk>) -> Json<Vec<Examination>> {
+    Json(doctor::examine(desk.catalog()).await)
 }
 
 async fn list(State(desk): State<PluginDesk>) -> Json<Vec<PluginReport>> {
@@ -118,7 +144,9 @@ async fn install(
     Json(request): Json<InstallRequest>,
 ) -> Result<Json<PluginReport>, DeskError> {
     // A caller that goes away leaves no half of a change.
-    finished(async move { desk.install(&request.file, &request.grants).await }).await.map(Json)
+    finished(async move { desk.install(&request.file, &request.sha256, &request.grants).await })
+        .await
+        .map(Json)
 }
 
 async fn remove(

@@ -22,11 +22,12 @@ use tower::Service;
 use tracing::{Instrument, Span, level_filters::LevelFilter};
 
 use super::{
-    client,
+    client::{self, ClientAddress},
     error::{self, ApiError},
     health,
     limits::{self, RateLimiter},
     pages::Pages,
+    port_check,
     request_id::{self, RequestId},
 };
 use crate::settings::ApiSettings;
@@ -78,7 +79,10 @@ impl Edge {
         response
     }
 
-    async fn route(&self, told: &Told, request: Request) -> Response {
+    async fn route(&self, told: &Told, mut request: Request) -> Response {
+        if port_check::is_port_check(told.uri.path()) {
+            request.extensions_mut().insert(ClientAddress(told.client));
+        }
         let routed = async {
             if !health::is_health(told.uri.path()) {
                 self.limiter.check(told.client).map_err(ApiError::rate_limited)?;

@@ -156,6 +156,9 @@ impl From<VmError> for ApiError {
             VmError::UnknownImage { .. } => (StatusCode::BAD_REQUEST, "unknown_image"),
             VmError::Insufficient { .. } => (StatusCode::CONFLICT, "insufficient_resources"),
             VmError::NoPort { .. } => (StatusCode::CONFLICT, "no_port"),
+            VmError::NoVerifiedPort { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ports_not_verified")
+            }
             VmError::TooManyVms { .. } => (StatusCode::CONFLICT, "too_many_vms"),
             VmError::Busy { .. } => (StatusCode::CONFLICT, "vm_busy"),
             VmError::WrongState { .. } => (StatusCode::CONFLICT, "wrong_state"),

@@ -5,7 +5,7 @@
 //! pages    browsers: calls from other origins   ├ once, for all resources
 //! edge     every request: id, client, limit,    │
 //!          log line, panics, form of errors     ┘
-//! vms jobs provider summary health payments openapi     one file per resource, handlers beside their routes
+//! vms jobs provider summary health payments openapi port_check     one file per resource, handlers beside their routes
 //! create fields limits client request_id error written  what they share
 //! ```
 //!
@@ -13,7 +13,8 @@
 //! into JSON; whatever fails is an [`error::ApiError`] by `?`. Reading calls never wait for a backend or the disk.
 //! Changing calls go on when their client goes away: the work belongs to the service, a request only waits for it.
 //!
-//! This module may call `vms`, look at the prices of `payments` and read `settings`; only the composition root calls it. Only this module knows axum.
+//! This module may call `vms`, look at the prices of `payments`, at what `ports` has found out and at how `discovery` is doing,
+//! and read `settings`; only the composition root calls it. Only this module knows axum.
 
 mod client;
 mod create;
@@ -26,6 +27,7 @@ mod limits;
 mod openapi;
 mod pages;
 mod payments;
+pub mod port_check;
 mod provider;
 mod request_id;
 mod server;
@@ -36,16 +38,23 @@ mod time;
 mod vms;
 mod written;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{Router, extract::Request, response::Response};
 use tokio::sync::watch;
 
 use crate::{
+    discovery::Advertising,
     payments::pricing::Prices,
+    ports::verification::{Reachability, VerifierConfig},
     settings::{ApiSettings, Environment, Settings},
     vms::VmService,
 };
+
+use port_check::PortCheckRules;
 
 pub use provider::{ProviderInfo, platform};
 pub use server::{Answer, Server};
@@ -62,6 +71,10 @@ pub struct ApiState {
     pub pricing: watch::Receiver<Prices>,
     pub settings: ApiSettings,
     written: Arc<written::WrittenVms>,
+    reachability: watch::Receiver<Reachability>,
+    /// Absent where nobody advertises.
+    advertising: Option<Advertising>,
+    port_checks: Option<PortCheckRules>,
 }
 
 impl ApiState {
@@ -72,7 +85,16 @@ impl ApiState {
         vms: VmService,
         pricing: watch::Receiver<Prices>,
     ) -> Self {
+        let at_first = VerifierConfig::new(settings).at_first(settings.ports.range.clone());
+        // Without a sender it stays as it is.
+        let (_, reachability) = watch::channel(at_first);
+        let serves = settings.reachability.serve_peers;
+        let allow_private = settings.environment == Environment::Development;
         Self {
+            reachability,
+            advertising: None,
+            port_checks: serves
+                .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
                 ProviderInfo::new(&settings.identity, provider_id),
                 vms.backends(),
@@ -83,6 +105,25 @@ impl ApiState {
             settings: settings.api.clone(),
             written: Arc::default(),
         }
+    }
+}
+
+impl ApiState {
+    /// With where the provider is reached as somebody else finds it out.
+    #[must_use]
+    pub fn with_reachability(self, reachability: watch::Receiver<Reachability>) -> Self {
+        Self { reachability, ..self }
+    }
+
+    /// With how it is advertised.
+    #[must_use]
+    pub fn with_advertising(self, advertising: Advertising) -> Self {
+        Self { advertising: Some(advertising), ..self }
+    }
+
+    /// Where this provider is reached, where that is known.
+    fn public_address(&self) -> Option<IpAddr> {
+        self.reachability.borrow().address.map(|known| known.address)
     }
 }
 
@@ -105,6 +146,7 @@ impl Answer for Api {
 
 /// Everything that is answered.
 fn routes(state: ApiState) -> Router {
+    let port_checks = state.port_checks.clone().map(port_check::routes);
     Router::new()
         .merge(provider::routes())
         .merge(vms::routes())
@@ -114,6 +156,7 @@ fn routes(state: ApiState) -> Router {
         .with_state(Arc::new(state))
         .merge(health::routes())
         .merge(openapi::answer())
+        .merge(port_checks.unwrap_or_default())
 }
 
 /// A path with the version before it. Routes are given whole paths: nesting would cost each request a copy of its own.

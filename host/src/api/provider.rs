@@ -66,48 +66,51 @@ impl ProviderInfo {
     }
 }
 
+/// The answer with what it tells of: the revision of the backends, and the provider's address.
+struct Written {
+    revision: u64,
+    address: Option<IpAddr>,
+    bytes: Bytes,
+}
+
 /// The answer, as it was written last.
 pub struct WrittenInfo {
     info: ProviderInfo,
-    /// With the revision of the backends that it tells of.
-    written: RwLock<(u64, Bytes)>,
+    written: RwLock<Written>,
 }
 
 impl WrittenInfo {
     pub fn new(info: ProviderInfo, backends: &Backends) -> Self {
-        let written = RwLock::new(write(&info, backends));
+        let written = RwLock::new(write(&info, backends, info.ip_address));
         Self { info, written }
     }
 
-    /// Where this provider is reached, where that is known.
-    pub fn ip_address(&self) -> Option<IpAddr> {
-        self.info.ip_address
-    }
-
-    fn bytes(&self, backends: &Backends) -> Bytes {
+    fn bytes(&self, backends: &Backends, address: Option<IpAddr>) -> Bytes {
         {
-            let (revision, bytes) = &*self.written.read().unwrap_or_else(PoisonError::into_inner);
-            if *revision == backends.revision() {
-                return bytes.clone();
+            let written = self.written.read().unwrap_or_else(PoisonError::into_inner);
+            if written.revision == backends.revision() && written.address == address {
+                return written.bytes.clone();
             }
         }
-        let written = write(&self.info, backends);
-        let bytes = written.1.clone();
+        let written = write(&self.info, backends, address);
+        let bytes = written.bytes.clone();
         *self.written.write().unwrap_or_else(PoisonError::into_inner) = written;
         bytes
     }
 }
 
-fn write(info: &ProviderInfo, backends: &Backends) -> (u64, Bytes) {
+fn write(info: &ProviderInfo, backends: &Backends, address: Option<IpAddr>) -> Written {
     // First, so that what changes meanwhile is told by the next answer.
     let revision = backends.revision();
     let info = ProviderInfo {
+        ip_address: address,
         backends: backends.names(),
         default_backend: backends.default_name().ok(),
         ..info.clone()
     };
     // Texts and nothing else: writing them cannot fail.
-    (revision, Bytes::from(serde_json::to_vec(&info).unwrap_or_default()))
+    let bytes = Bytes::from(serde_json::to_vec(&info).unwrap_or_default());
+    Written { revision, address, bytes }
 }
 
 /// The network's word for this machine's architecture.
@@ -125,6 +128,6 @@ pub fn routes() -> Router<AnyState> {
 /// Who this provider is and where it is paid
 #[utoipa::path(get, path = "/provider/info", context_path = "/api/v1", tag = "provider", responses((status = 200, body = ProviderInfo)))]
 pub async fn info(State(state): State<AnyState>) -> Response {
-    let bytes = state.info.bytes(state.vms.backends());
+    let bytes = state.info.bytes(state.vms.backends(), state.public_address());
     ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
 }

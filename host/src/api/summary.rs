@@ -16,7 +16,9 @@ use super::{
     vms::{AnyState, VmBody},
 };
 use crate::{
+    discovery::{AdvertiserReport, Advertising},
     payments::pricing::{MonthlyPrices, Prices},
+    ports::verification::Reachability,
     resources::{Amounts, ResourceReport},
     settings::Environment,
 };
@@ -31,6 +33,12 @@ pub struct Summary<'a> {
     #[schema(value_type = String, example = "production")]
     environment: Environment,
     resources: ResourcesBody,
+    /// Where the provider is reached, and which of its ports others could reach.
+    #[schema(value_type = Object)]
+    reachability: Reachability,
+    /// Where the provider is listed, and whether requestors see it there.
+    #[schema(value_type = Vec<Object>)]
+    advertisers: Vec<AdvertiserReport>,
     pricing: Pricing,
     /// What machines can be made by.
     backends: Vec<String>,
@@ -130,6 +138,8 @@ pub async fn summary(State(state): State<AnyState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         environment: *environment,
         resources: vms.resources().into(),
+        reachability: state.reachability.borrow().clone(),
+        advertisers: state.advertising.as_ref().map(Advertising::reports).unwrap_or_default(),
         pricing: (&*pricing.borrow()).into(),
         backends: vms.backends().names(),
         vms: list.iter().map(|vm| VmBody::of(vm)).collect(),

@@ -239,7 +239,7 @@ pub struct CreateQuery {
         (status = 422, description = "The request is wrong", body = ValidationBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
-        (status = 503, description = "No backend, or one that cannot work now", body = ErrorBody),
+        (status = 503, description = "No backend, one that cannot work now, or no port that is known to be reachable", body = ErrorBody),
         (status = 504, description = "The backend took too long", body = ErrorBody),
     ))]
 pub async fn create(
@@ -329,7 +329,7 @@ pub async fn access(
 
 /// The address by which the provider is known, else the one the client has used.
 fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
-    let known = state.info.ip_address().map(|address| address.to_string());
+    let known = state.public_address().map(|address| address.to_string());
     let used = || {
         headers
             .get(header::HOST)?

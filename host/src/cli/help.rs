@@ -28,6 +28,8 @@ Examples:
   golem-provider config show                          which settings count, and where they come from
   golem-provider pricing show                         what machines cost, in USD and in GLM
   golem-provider wallet show                          the provider's address, which is its id
+  golem-provider doctor                               what would be in the way here, and what to do about it
+  golem-provider start --daemon                       in the background; then status, logs -f, stop
 
 Settings are read from the environment, from .env in the working directory and from .env in the data directory; the \
 first that has a key wins. A key that is misspelt or out of range is an error, before anything starts:

@@ -4,14 +4,21 @@
 //! Whatever serves is given to it by `main.rs`, so that this module knows the settings and no service.
 //!
 //! Exit status: 0 when all went well, 1 when it failed while working, 2 when command line or settings are wrong, in which
-//! case nothing was started.
+//! case nothing was started. `status`, `stop` and `doctor` have meanings of their own for 1 and 2, which their help tells.
 
 mod config;
+mod daemon;
+mod doctor;
 mod help;
+mod logs;
 mod plugin;
+mod port_checker;
 mod pricing;
 mod print;
+mod service;
 mod start;
+mod status;
+mod stop;
 mod wallet;
 
 use std::{path::Path, process::ExitCode};
@@ -35,12 +42,27 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Offer machines: start the provider and stay in the foreground
+    /// Offer machines: start the provider, in the foreground or with --daemon
     #[command(long_about = start::START, after_long_help = help::after())]
     Start(start::Arguments),
     /// Try things out: start for this computer alone, without network, payments or port checks
     #[command(long_about = start::DEV, after_long_help = help::after())]
     Dev(start::Arguments),
+    /// End the provider that runs
+    #[command(long_about = stop::STOP)]
+    Stop(stop::Arguments),
+    /// Show how the provider is, what it has, and what is wrong
+    #[command(long_about = status::STATUS)]
+    Status(status::Arguments),
+    /// Show what the provider has written
+    #[command(long_about = logs::LOGS)]
+    Logs(logs::Arguments),
+    /// Find out what would keep a provider from doing its work here, and what to do about it
+    #[command(long_about = doctor::DOCTOR)]
+    Doctor(doctor::Arguments),
+    /// Run the provider as a service of systemd
+    #[command(subcommand, long_about = service::SERVICE)]
+    Service(service::Service),
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Config),
@@ -53,6 +75,9 @@ enum Command {
     /// The provider's key, its money, and test money
     #[command(subcommand)]
     Wallet(wallet::Command),
+    /// Check ports for providers: serve /check-ports
+    #[command(long_about = port_checker::ABOUT, after_long_help = port_checker::AFTER)]
+    PortChecker(port_checker::PortChecker),
 }
 
 /// What was wrong with command line or settings.
@@ -63,6 +88,10 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let parsed =
         Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
+        // Needs no settings of a provider.
+        Ok(Cli { command: Command::PortChecker(command) }) => {
+            return exit_code(command.run().map(|()| ExitCode::SUCCESS));
+        }
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come here too, and are no failure. A closed standard output is none either.
@@ -77,7 +106,15 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let overrides = match &cli.command {
         Command::Start(arguments) => arguments.overrides(false),
         Command::Dev(arguments) => arguments.overrides(true),
-        Command::Config(_) | Command::Pricing(_) | Command::Wallet(_) => Overrides::default(),
+        Command::Config(_)
+        | Command::PortChecker(_)
+        | Command::Pricing(_)
+        | Command::Wallet(_)
+        | Command::Stop(_)
+        | Command::Status(_)
+        | Command::Logs(_)
+        | Command::Doctor(_)
+        | Command::Service(_) => Overrides::default(),
         Command::Plugin(command) => match command.of_an_author() {
             // Needs no provider, and no settings of one.
             Some(command) => return command.run(),
@@ -87,30 +124,45 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let settings = match settings::load(&overrides) {
         Ok(settings) => settings,
         Err(error) => {
+            if let Command::Doctor(doctor) = &cli.command {
+                return exit_code(doctor.without_settings(&error));
+            }
             eprintln!("golem-provider: {error}");
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    let done = match cli.command {
-        Command::Start(_) | Command::Dev(_) => start(settings, serve),
-        Command::Config(command) => {
-            command.run(&settings, &mut std::io::stdout().lock()).map_err(Into::into)
-        }
-        Command::Plugin(command) => match command.run(&settings) {
-            Ok(plugin::Outcome::Done) => Ok(()),
-            Ok(plugin::Outcome::NeedsConsent) => return ExitCode::from(WRONG_USAGE),
-            Err(error) => Err(error),
+    exit_code(match cli.command {
+        Command::Start(arguments) | Command::Dev(arguments) => match arguments.daemon {
+            true => on_runtime(daemon::start(&settings)).flatten(),
+            false => start(settings, arguments.detached, serve),
         },
-        Command::Pricing(command) => command.run(&settings),
-        Command::Wallet(command) => match command.run(&settings) {
-            Ok(wallet::Outcome::Done) => Ok(()),
-            Ok(wallet::Outcome::Incomplete) => return ExitCode::FAILURE,
-            Ok(wallet::Outcome::NotAsked) => return ExitCode::from(WRONG_USAGE),
-            Err(error) => Err(error),
-        },
-    };
+        Command::Pricing(command) => command.run(&settings).map(|()| ExitCode::SUCCESS),
+        Command::Wallet(command) => command.run(&settings).map(|outcome| match outcome {
+            wallet::Outcome::Done => ExitCode::SUCCESS,
+            wallet::Outcome::Incomplete => ExitCode::FAILURE,
+            wallet::Outcome::NotAsked => ExitCode::from(WRONG_USAGE),
+        }),
+        Command::PortChecker(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Stop(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Status(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Logs(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Doctor(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Service(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Config(command) => command
+            .run(&settings, &mut std::io::stdout().lock())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Plugin(command) => command.run(&settings).map(|outcome| match outcome {
+            plugin::Outcome::Done => ExitCode::SUCCESS,
+            plugin::Outcome::NeedsConsent => ExitCode::from(WRONG_USAGE),
+        }),
+    })
+}
+
+/// Says what went wrong, if anything did.
+fn exit_code(done: anyhow::Result<ExitCode>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("golem-provider: {}", told(&error));
             ExitCode::FAILURE
@@ -155,14 +207,28 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 fn start(
-    settings: Settings,
+    mut settings: Settings,
+    is_detached: bool,
     serve: impl FnOnce(Settings) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
+    if is_detached {
+        daemon::detach();
+        settings.log.file = Some(telemetry::log_file(&settings.data_dir));
+        // Nobody should have to wonder what keeps the directory busy that it was started in.
+        std::env::set_current_dir(&settings.data_dir)?;
+    }
     telemetry::init(&settings.log)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    serve(settings)
+    let served = serve(settings);
+    if let Err(error) = &served
+        && is_detached
+    {
+        // Beside standard error, where only the one who started it looks.
+        tracing::error!("{}", told(error));
+    }
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
@@ -197,8 +263,11 @@ mod tests {
 
     #[test]
     fn known_command_lines_are_understood() {
-        let dev = |stop| Overrides { development: true, stop_vms_on_exit: stop };
-        let start = |stop| Overrides { development: false, stop_vms_on_exit: stop };
+        let dev =
+            |stop| Overrides { development: true, stop_vms_on_exit: stop, ..Overrides::default() };
+        let start = |stop| Overrides { stop_vms_on_exit: stop, ..Overrides::default() };
+        let unverified = Overrides { skip_port_verification: true, ..Overrides::default() };
+        assert_eq!(overrides("golem-provider start --no-verify-port"), unverified);
         assert_eq!(overrides("golem-provider start"), start(None));
         assert_eq!(overrides("golem-provider start --stop-vms-on-exit"), start(Some(true)));
         assert_eq!(overrides("golem-provider start --keep-vms-on-exit"), start(Some(false)));

@@ -126,7 +126,7 @@ impl Set {
 
 fn show(prices: &Prices, output: &Output) -> anyhow::Result<()> {
     match output.json {
-        true => print::json(&as_json(prices)),
+        true => print::print_json(&as_json(prices)),
         false => Ok(print::print(&as_text(prices, Timestamp::now()))?),
     }
 }
@@ -261,8 +261,8 @@ mod tests {
             line(&text, "medium"),
             ["medium", "2", "4 GB", "20 GB", "20", "0.027397", "80", "0.109589"]
         );
-        assert!(text.ends_with("1 GLM = 0.25 USD, says https://prices.example, 90 s ago.\n"));
-        assert!(self::text(Some("0.25"), 90_000).contains("25 h ago.\nThat is old"));
+        assert!(text.ends_with("1 GLM = 0.25 USD, says https://prices.example, 1 min ago.\n"));
+        assert!(self::text(Some("0.25"), 90_000).contains("1 d 1 h ago.\nThat is old"));
     }
 
     #[test]

@@ -205,10 +205,9 @@ impl Work {
         self.done = Done {
             published: Some(Publication { said: wanted.clone(), at: now, priced_at }),
             may_be_listed: true,
-            looked_at: self.done.looked_at,
             ..Done::default()
         };
-        let expires = published.expires_in.and_then(|left| later(left));
+        let expires = published.expires_in.and_then(later);
         {
             let mut report = self.shared.report();
             report.state = AdvertiserState::Published;

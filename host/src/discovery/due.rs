@@ -10,6 +10,9 @@ use crate::plugins::advertiser::{Advertisement, Schedule};
 /// Whether requestors see us is looked up this often at most, and at least.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
+/// A look that was so short ago tells what is there now.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
 /// After the first failure, and after many.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -73,7 +76,10 @@ pub fn due(done: &Done, offer: &Offer, schedule: Schedule, jitter: f64, now: Ins
     // Also a price that may wait does so no longer than the entry lasts.
     let publish_at = publish_at.min(*at + schedule.interval.max(schedule.minimum_gap));
     if now >= publish_at {
-        return publish();
+        // A renewal writes over whatever is there, so what is there is looked at before, or a stranger's hand goes unnoticed.
+        let is_renewal = **wanted == *said && !done.to_be_repaired;
+        let just_looked = done.looked_at.is_some_and(|looked_at| looked_at + JUST_NOW > now);
+        return if is_renewal && !just_looked { Step::LookUp } else { publish() };
     }
     let every = (schedule.interval / 2).clamp(LOOK_EVERY.0, LOOK_EVERY.1);
     let look_at = match done.looked_at.filter(|looked_at| looked_at >= at) {
@@ -142,6 +148,8 @@ mod tests {
         let mut seen = done.clone();
         seen.looked_at = Some(after(200.0));
         assert_eq!(due(&seen, &old, 230.0), Step::Wait(Some(after(240.0))));
+        assert_eq!(due(&seen, &old, 240.0), Step::LookUp);
+        seen.looked_at = Some(after(240.0));
         assert_eq!(due(&seen, &old, 240.0), Step::Publish(Box::new(old.clone())));
         assert_eq!(due(&done, &old, 61.0), Step::LookUp);
     }

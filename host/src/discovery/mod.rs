@@ -9,11 +9,13 @@
 //! [`Advertising`] holds one campaign for each advertiser; they neither wait for each other nor for VMs, and none of them
 //! can make a request slower. `due` and `visibility` are pure: when to do what, and what a listing says about us.
 //!
-//! Calls `plugins` through the trait [`Advertiser`](crate::plugins::Advertiser); called by the composition root and `admin`.
+//! Calls `plugins` through the trait [`Advertiser`](crate::plugins::Advertiser), and finds peers for `ports`; called by the
+//! composition root, `admin` and `status`.
 
 mod campaign;
 mod due;
 mod offer;
+mod peers;
 mod report;
 mod source;
 mod visibility;
@@ -152,6 +154,11 @@ impl Advertising {
                 names.iter().filter(|name| !state.known.contains_key(*name)).cloned().collect()
             }
         }
+    }
+
+    /// Is this our own id?
+    fn is_us(&self, provider_id: &str) -> bool {
+        self.0.provider_id.eq_ignore_ascii_case(provider_id)
     }
 
     /// How each campaign goes. Never waits.

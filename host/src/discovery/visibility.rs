@@ -1,9 +1,8 @@
 //! What a listing says about us. Pure.
 
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::plugins::advertiser::{Advertisement, Listing, Prices};
+use crate::plugins::advertiser::{Advertisement, Listing};
 
 /// Whether requestors see what was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,18 +32,12 @@ impl Visibility {
 /// `said` is what was published, oldest first; the last one is what should be seen.
 pub fn judge(said: &[Advertisement], provider_id: &str, listings: &[Listing]) -> Visibility {
     let Some(latest) = said.last() else { return Visibility::NotFound };
-    // Where a place can prove who made an entry, strangers' entries under our id are not ours and do us no harm.
-    let ours = |listing: &&Listing| {
-        let by_us =
-            listing.owner.as_ref().is_none_or(|owner| owner.eq_ignore_ascii_case(provider_id));
-        by_us && listing.provider_id.eq_ignore_ascii_case(provider_id)
-    };
-    let mut found = listings.iter().filter(ours).peekable();
+    let mut found = listings.iter().filter(|listing| listing.is_of(provider_id)).peekable();
     if found.peek().is_none() {
         return Visibility::NotFound;
     }
     let found: Vec<_> = found.collect();
-    if found.iter().any(|listing| says(listing, latest)) {
+    if found.iter().any(|listing| listing.differences(latest).is_empty()) {
         return Visibility::Visible;
     }
     // An entry that leads somewhere else than anything that we said is not from us.
@@ -52,46 +45,10 @@ pub fn judge(said: &[Advertisement], provider_id: &str, listings: &[Listing]) ->
         listing.owner.is_some()
             || said.iter().any(|said| listing.ip_address == said.ip_address.to_string())
     };
-    match found.iter().any(|listing| from_us(listing)) {
+    match found.iter().any(from_us) {
         true => Visibility::Stale,
         false => Visibility::OverwrittenByAStranger,
     }
-}
-
-/// Does it say the same, as far as the place keeps it?
-fn says(listing: &Listing, said: &Advertisement) -> bool {
-    let kept = |found: &Option<String>, said: &str| {
-        found.as_ref().is_none_or(|found| found.eq_ignore_ascii_case(said))
-    };
-    let country = match (&listing.country, &said.country) {
-        (Some(found), Some(said)) => found.eq_ignore_ascii_case(said),
-        (None, _) | (_, None) => true,
-    };
-    listing.ip_address == said.ip_address.to_string()
-        && country
-        && kept(&listing.name, &said.name)
-        && kept(&listing.platform, &said.platform)
-        && kept(&listing.network, &said.network)
-        && kept(&listing.payments_network, &said.payments_network)
-        && listing.available == said.available
-        && listing.usd.is_none_or(|found| same_prices(&found, &said.usd))
-        && match (&listing.glm, &said.glm) {
-            (Some(found), Some(said)) => same_prices(found, said),
-            (Some(_), None) => false,
-            (None, _) => true,
-        }
-}
-
-fn same_prices(found: &Prices, said: &Prices) -> bool {
-    same(found.per_core_month, said.per_core_month)
-        && same(found.per_gb_ram_month, said.per_gb_ram_month)
-        && same(found.per_gb_storage_month, said.per_gb_storage_month)
-}
-
-/// A place may keep prices as binary floating-point numbers, which have 15 digits.
-fn same(found: Decimal, said: Decimal) -> bool {
-    let tolerance = (said.abs() * Decimal::new(1, 12)).max(Decimal::new(1, 18));
-    (found - said).abs() <= tolerance
 }
 
 #[cfg(test)]

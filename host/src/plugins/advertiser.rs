@@ -138,6 +138,53 @@ pub struct Listing {
     pub expires_in: Option<Duration>,
 }
 
+impl Listing {
+    /// Is it an entry of the provider with this address? Where a place can prove who made an entry, strangers' entries under
+    /// our id are not ours.
+    pub fn is_of(&self, provider_id: &str) -> bool {
+        let by_us = self.owner.as_ref().is_none_or(|owner| owner.eq_ignore_ascii_case(provider_id));
+        by_us && self.provider_id.eq_ignore_ascii_case(provider_id)
+    }
+
+    /// What it says otherwise than this, as far as the place keeps it; nothing if it says the same.
+    pub fn differences(&self, said: &Advertisement) -> Vec<&'static str> {
+        let kept = |found: &Option<String>, said: &str| {
+            found.as_ref().is_none_or(|found| found.eq_ignore_ascii_case(said))
+        };
+        let country = said.country.as_ref().is_none_or(|said| kept(&self.country, said));
+        let glm = match (&self.glm, &said.glm) {
+            (Some(found), Some(said)) => found.are_about(said),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let alike = [
+            ("ip-address", self.ip_address == said.ip_address.to_string()),
+            ("country", country),
+            ("name", kept(&self.name, &said.name)),
+            ("platform", kept(&self.platform, &said.platform)),
+            ("network", kept(&self.network, &said.network)),
+            ("payments-network", kept(&self.payments_network, &said.payments_network)),
+            ("available", self.available == said.available),
+            ("usd", self.usd.is_none_or(|found| found.are_about(&said.usd))),
+            ("glm", glm),
+        ];
+        alike.into_iter().filter(|(_, alike)| !alike).map(|(field, _)| field).collect()
+    }
+}
+
+impl Prices {
+    /// A place may keep prices as binary floating-point numbers, which have 15 digits.
+    fn are_about(&self, said: &Self) -> bool {
+        let same = |found: Decimal, said: Decimal| {
+            let tolerance = (said.abs() * Decimal::new(1, 12)).max(Decimal::new(1, 18));
+            (found - said).abs() <= tolerance
+        };
+        same(self.per_core_month, said.per_core_month)
+            && same(self.per_gb_ram_month, said.per_gb_ram_month)
+            && same(self.per_gb_storage_month, said.per_gb_storage_month)
+    }
+}
+
 /// What a requestor asks for; absent is anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {

@@ -49,8 +49,7 @@ impl Advertiser for AdvertiserComponent {
     }
 
     async fn schedule(&self) -> Result<Schedule, Failure> {
-        let schedule: wit::Schedule =
-            self.0.call("get-schedule", self.0.limits.describe, None, ()).await?;
+        let schedule = self.schedule_as_said().await?;
         let seconds =
             |seconds: u32| Duration::from_secs(seconds.into()).clamp(SHORTEST_INTERVAL, LONGEST);
         Ok(Schedule {
@@ -62,24 +61,38 @@ impl Advertiser for AdvertiserComponent {
     }
 
     async fn publish(&self, advertisement: &Advertisement) -> Result<Published, Failure> {
-        let advertisement = wit::Advertisement {
-            provider_id: advertisement.provider_id.clone(),
-            name: advertisement.name.clone(),
-            ip_address: advertisement.ip_address.to_string(),
-            country: advertisement.country.clone(),
-            platform: advertisement.platform.clone(),
-            network: advertisement.network.clone(),
-            payments_network: advertisement.payments_network.clone(),
-            available: wit::Resources {
-                cpu_cores: advertisement.available.cpu_cores,
-                memory_gb: advertisement.available.memory_gb,
-                storage_gb: advertisement.available.storage_gb,
-            },
-            usd: written(&advertisement.usd),
-            glm: advertisement.glm.as_ref().map(written),
-        };
+        self.publish_as_written(&in_writing(advertisement)).await
+    }
+
+    async fn withdraw(&self, provider_id: &str) -> Result<(), Failure> {
+        self.0.call("withdraw", self.0.limits.withdraw, None, (provider_id,)).await
+    }
+
+    async fn look_up(&self, provider_id: &str) -> Result<Vec<Listing>, Failure> {
+        let found = self.0.call("look-up", self.0.limits.entries, None, (provider_id,)).await?;
+        self.listings(found)
+    }
+
+    async fn search(&self, query: &Query) -> Result<Vec<Listing>, Failure> {
+        let mut found = self.search_as_answered(query).await?;
+        // One that answers more than it was asked for is read as far as it was asked.
+        found.truncate(query.limit as usize);
+        Ok(found)
+    }
+}
+
+/// As the conformance suite calls it: nothing is put right, neither in what is said nor in what is answered.
+impl AdvertiserComponent {
+    pub(super) async fn schedule_as_said(&self) -> Result<wit::Schedule, Failure> {
+        self.0.call("get-schedule", self.0.limits.describe, None, ()).await
+    }
+
+    pub(super) async fn publish_as_written(
+        &self,
+        advertisement: &wit::Advertisement,
+    ) -> Result<Published, Failure> {
         let published: wit::Published =
-            self.0.call("publish", self.0.limits.publish, None, (&advertisement,)).await?;
+            self.0.call("publish", self.0.limits.publish, None, (advertisement,)).await?;
         Ok(Published {
             change: match published.change {
                 wit::Change::Created => Change::Created,
@@ -92,29 +105,37 @@ impl Advertiser for AdvertiserComponent {
         })
     }
 
-    async fn withdraw(&self, provider_id: &str) -> Result<(), Failure> {
-        self.0.call("withdraw", self.0.limits.withdraw, None, (provider_id,)).await
-    }
-
-    async fn look_up(&self, provider_id: &str) -> Result<Vec<Listing>, Failure> {
-        let found = self.0.call("look-up", self.0.limits.look_up, None, (provider_id,)).await?;
-        self.listings(found)
-    }
-
-    async fn search(&self, query: &Query) -> Result<Vec<Listing>, Failure> {
-        let limit = query.limit.clamp(1, limits::LISTED as u32);
+    pub(super) async fn search_as_answered(&self, query: &Query) -> Result<Vec<Listing>, Failure> {
         let query = wit::Query {
             min_cpu_cores: query.min_cpu_cores,
             min_memory_gb: query.min_memory_gb,
             min_storage_gb: query.min_storage_gb,
             network: query.network.clone(),
             payments_network: query.payments_network.clone(),
-            limit,
+            limit: query.limit.clamp(1, limits::LISTED as u32),
         };
-        let mut found = self.0.call("search", self.0.limits.search, None, (&query,)).await?;
-        // One that answers more than it was asked for is read as far as it was asked.
-        Vec::truncate(&mut found, limit as usize);
+        let found = self.0.call("search", self.0.limits.search, None, (&query,)).await?;
         self.listings(found)
+    }
+}
+
+/// As the contract has it.
+pub(super) fn in_writing(advertisement: &Advertisement) -> wit::Advertisement {
+    wit::Advertisement {
+        provider_id: advertisement.provider_id.clone(),
+        name: advertisement.name.clone(),
+        ip_address: advertisement.ip_address.to_string(),
+        country: advertisement.country.clone(),
+        platform: advertisement.platform.clone(),
+        network: advertisement.network.clone(),
+        payments_network: advertisement.payments_network.clone(),
+        available: wit::Resources {
+            cpu_cores: advertisement.available.cpu_cores,
+            memory_gb: advertisement.available.memory_gb,
+            storage_gb: advertisement.available.storage_gb,
+        },
+        usd: written(&advertisement.usd),
+        glm: advertisement.glm.as_ref().map(written),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -17,6 +17,7 @@ use super::{
     imports::{self, Services, http::Downloads, log::PluginLog, progress::ReportBudget},
     limits,
     manifest::{Grants, Refused},
+    schema::Secrets,
     vm_backend::ProgressSink,
 };
 
@@ -31,6 +32,18 @@ pub(super) struct PluginContext {
     pub log: PluginLog,
     pub memory: MemoryShare,
     pub services: Arc<Services>,
+    /// What of the settings nobody may read. Known once the plugin has said what can be set.
+    pub secrets: OnceLock<Secrets>,
+}
+
+impl PluginContext {
+    /// A text of the plugin without its secrets.
+    pub fn hide(&self, text: String) -> String {
+        match self.secrets.get() {
+            Some(secrets) => secrets.hide(text),
+            None => text,
+        }
+    }
 }
 
 /// The plugin's own directory, as a capability and as a path for programs.
@@ -182,6 +195,18 @@ impl ResourceLimiter for CallState {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES_PER_CALL
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_PER_CALL
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_PER_CALL
     }
 }
 

@@ -9,8 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use serde::Serialize;
@@ -26,12 +25,15 @@ use super::{
     configuration::{Configuration, ConfigurationError, ConfigurationFile},
     engine::{Engine, EngineError},
     failure::Failure,
-    imports::{Ethereum, Machine, Services, StateStore, http, log::PluginLog},
+    harness::MemoryState,
+    imports::{
+        Ethereum, Machine, Services, StateStore, ethereum::NoEthereum, http, log::PluginLog,
+    },
     kind::Kind,
     limits,
     manifest::{Ask, Grants, Manifest, ManifestError},
-    plugin::{Finding, Plugin, Severity},
-    text,
+    plugin::{Description, Finding, Plugin, Severity},
+    schema::{self, Secrets, Setting},
     vm_backend::VmBackend,
     vm_component::VmComponent,
 };
@@ -128,6 +130,10 @@ pub enum PluginError {
     Settings { name: String, file: PathBuf, problem: String },
     #[error("the plugin in {origin} calls itself `{found}`; its file has to be named so too")]
     OtherName { origin: String, found: String },
+    #[error(
+        "the manifest of the plugin in {origin} says that its {what} is `{stated}`, and the plugin itself says `{found}`; build and pack it anew, or get it anew"
+    )]
+    Disagrees { origin: String, what: &'static str, stated: String, found: String },
     #[error("the plugin {name} does not answer: {source}")]
     Silent { name: String, source: Failure },
     #[error("loading the plugin {name} was broken off: {source}")]
@@ -185,8 +191,18 @@ pub struct About {
     pub asks: Vec<Ask>,
     /// What of that is not granted.
     pub missing: Vec<Ask>,
+    /// Absent where nothing of the component was run and its manifest does not say.
     #[serde(skip)]
-    pub settings_schema: String,
+    pub settings_schema: Option<String>,
+}
+
+/// By whom a component is introduced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Introduced {
+    /// By its own `describe`, with which its manifest has to agree.
+    ByItself,
+    /// By its manifest, as far as it has one that says who it is: then none of its code runs.
+    ByManifest,
 }
 
 /// A component's bytes and where they are from.
@@ -220,6 +236,14 @@ impl Catalog {
         });
         let shared = Mutex::default();
         Ok(Self { engine, services, config, limits: limits::FUNCTIONS, shared })
+    }
+
+    /// For a look at plugins where no provider runs: there is neither chain nor key, and what a plugin keeps is forgotten.
+    ///
+    /// # Errors
+    /// The engine cannot be set up.
+    pub fn offline(config: CatalogConfig) -> Result<Self, CatalogError> {
+        Self::new(config, Arc::new(MemoryState::default()), Arc::new(NoEthereum))
     }
 
     /// For tests of what happens when a call takes too long.
@@ -280,14 +304,16 @@ impl Catalog {
         source: Source,
         configuration: Configuration,
     ) -> Result<Probed, PluginError> {
+        let by_itself = Introduced::ByItself;
         let (plugin, about, settings) =
-            self.link(Some(name), Workplace::Own(name), source, configuration).await?;
+            self.link(Some(name), Workplace::Own(name), source, configuration, by_itself).await?;
         let wrong_settings = |problem| PluginError::Settings {
             name: name.to_owned(),
             file: ConfigurationFile::of(&self.config.plugin_dir, name).path().to_owned(),
             problem,
         };
-        check_settings_within(limits::CHECK_SETTINGS, about.settings_schema.clone(), settings)
+        let schema = about.settings_schema.clone().unwrap_or_default();
+        schema::check_within(limits::CHECK_SETTINGS, schema, settings)
             .await
             .map_err(wrong_settings)?;
         tracing::debug!(
@@ -303,9 +329,33 @@ impl Catalog {
         Ok(Probed { plugin: Loaded::new(plugin), about, findings })
     }
 
-    /// What a component is and asks for. Nothing of it runs but its `describe`, which needs nothing.
+    /// What a component is and asks for. Nothing of it runs but its `describe`, which needs nothing, and that only where its
+    /// manifest does not say who it is.
     pub(super) async fn examine(&self, source: Source) -> Result<About, PluginError> {
-        self.describe_as(None, source, Configuration::default()).await
+        self.describe_as(None, source, Configuration::default(), Introduced::ByManifest).await
+    }
+
+    /// Everything that can be set for a plugin, and what is set.
+    ///
+    /// # Errors
+    /// There is no such plugin, or it cannot say what can be set.
+    pub async fn settings_of(&self, name: &str) -> Result<Vec<Setting>, PluginError> {
+        let configuration = self.configuration(name).await?;
+        let file = ConfigurationFile::of(&self.config.plugin_dir, name).path().to_owned();
+        let source = self.component_file(name).await?;
+        let settings = self.settings(name, configuration.settings.clone()).map_err(|problem| {
+            PluginError::Settings { name: name.to_owned(), file: file.clone(), problem }
+        })?;
+        let about =
+            self.describe_as(Some(name), source, configuration, Introduced::ByItself).await?;
+        let variables = self.variables(name);
+        let origin = |key: &str| {
+            Some(match variables.is_some_and(|variables| variables.contains_key(key)) {
+                true => "the environment".to_owned(),
+                false => file.display().to_string(),
+            })
+        };
+        Ok(schema::listed(&about.settings_schema.unwrap_or_default(), &settings, origin))
     }
 
     /// What a component is, and what it would have as the plugin `name` under this configuration. It gets nothing to work
@@ -315,24 +365,28 @@ impl Catalog {
         name: Option<&str>,
         source: Source,
         configuration: Configuration,
+        introduced: Introduced,
     ) -> Result<About, PluginError> {
         let directory = self.config.cache_dir.join(format!("examined-{}", uuid::Uuid::new_v4()));
-        let examined = self.link(name, Workplace::Passing(&directory), source, configuration).await;
+        let passing = Workplace::Passing(&directory);
+        let examined = self.link(name, passing, source, configuration, introduced).await;
         // Nothing should be in it, and nobody else knows its name.
         let _ = tokio::fs::remove_dir_all(&directory).await;
         Ok(examined?.1)
     }
 
-    /// Compiles, links and describes.
+    /// Compiles, links and introduces.
     async fn link(
         &self,
         name: Option<&str>,
         workplace: Workplace<'_>,
         source: Source,
         configuration: Configuration,
+        introduced: Introduced,
     ) -> Result<(Plugin, About, serde_json::Value), PluginError> {
         let Source { origin, bytes } = source;
-        let file_name = name.unwrap_or("plugin").to_owned();
+        // What is not known by name yet is called as its file is.
+        let file_name = name.map_or_else(|| stem(&origin), str::to_owned);
         let manifest_error = |source| PluginError::Manifest {
             name: file_name.clone(),
             origin: origin.clone(),
@@ -391,12 +445,35 @@ impl Catalog {
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services: Arc::clone(&self.services),
+            secrets: OnceLock::new(),
         };
-        let plugin = Plugin::new(component, Arc::new(context), self.limits);
-        let description = plugin
-            .describe()
-            .await
-            .map_err(|source| PluginError::Silent { name: file_name.clone(), source })?;
+        let context = Arc::new(context);
+        let plugin = Plugin::new(component, Arc::clone(&context), self.limits);
+        let stated = manifest.description();
+        let (description, schema) = match stated.as_ref() {
+            Some(stated) if introduced == Introduced::ByManifest => {
+                let schema = manifest.identity().and_then(|stated| stated.settings_schema.clone());
+                (stated.clone(), schema)
+            }
+            _ => {
+                let silent = |source| PluginError::Silent { name: file_name.clone(), source };
+                let description = plugin.describe().await.map_err(silent)?;
+                if let Some(stated) = &stated {
+                    agree(&origin, stated, &description)?;
+                }
+                let schema = Some(description.settings_schema.clone());
+                (description, schema)
+            }
+        };
+        if let Some(identity) = manifest.identity()
+            && identity.kind != plugin.kind().world()
+        {
+            let (stated, found) = (identity.kind.clone(), plugin.kind().world().to_owned());
+            let stated = super::text::plain(&stated, limits::NAME_BYTES);
+            return Err(PluginError::Disagrees { origin, what: "kind", stated, found });
+        }
+        // Nothing was given to the plugin to tell before this.
+        let _ = context.secrets.set(Secrets::of(schema.as_deref().unwrap_or_default(), &settings));
         if let Some(name) = name
             && description.name != name
         {
@@ -413,7 +490,7 @@ impl Catalog {
             origin,
             asks,
             missing,
-            settings_schema: description.settings_schema,
+            settings_schema: schema,
         };
         Ok((plugin, about, settings))
     }
@@ -448,15 +525,16 @@ impl Catalog {
         }
     }
 
+    /// What the environment says about a plugin.
+    fn variables(&self, name: &str) -> Option<&BTreeMap<String, String>> {
+        let settings = &self.config.settings;
+        settings.get(&name.replace('-', "_")).or_else(|| settings.get(name))
+    }
+
     /// The file's settings with those of the environment over them.
     fn settings(&self, name: &str, file: toml::Table) -> Result<serde_json::Value, String> {
         let mut settings = serde_json::to_value(file).map_err(|error| error.to_string())?;
-        let single = self
-            .config
-            .settings
-            .get(&name.replace('-', "_"))
-            .or_else(|| self.config.settings.get(name));
-        if let (Some(object), Some(single)) = (settings.as_object_mut(), single) {
+        if let (Some(object), Some(single)) = (settings.as_object_mut(), self.variables(name)) {
             for (key, text) in single {
                 // `64` and `true` are a number and a truth value; what is no JSON is a text.
                 let value = serde_json::from_str(text).unwrap_or_else(|_| text.clone().into());
@@ -464,6 +542,26 @@ impl Catalog {
             }
         }
         Ok(settings)
+    }
+}
+
+/// The name of a file without its directory and its end.
+fn stem(origin: &str) -> String {
+    let stem = Path::new(origin).file_stem();
+    super::text::plain(&stem.unwrap_or_default().to_string_lossy(), limits::NAME_BYTES)
+}
+
+/// What a component's manifest states has to be what the component says.
+fn agree(origin: &str, stated: &Description, found: &Description) -> Result<(), PluginError> {
+    let both = [("name", &stated.name, &found.name), ("version", &stated.version, &found.version)];
+    match both.into_iter().find(|(_, stated, found)| stated != found) {
+        None => Ok(()),
+        Some((what, stated, found)) => Err(PluginError::Disagrees {
+            origin: origin.to_owned(),
+            what,
+            stated: stated.clone(),
+            found: found.clone(),
+        }),
     }
 }
 
@@ -491,89 +589,4 @@ async fn read_bounded(file: &Path, most_bytes: u64) -> io::Result<Option<Vec<u8>
     let file = tokio::fs::File::open(file).await?;
     file.take(most_bytes + 1).read_to_end(&mut bytes).await?;
     Ok((bytes.len() as u64 <= most_bytes).then_some(bytes))
-}
-
-/// Checks on a thread of its own, which is left to itself if it takes too long: nothing can end it, and a runtime would wait
-/// for it.
-pub(super) async fn check_settings_within(
-    limit: Duration,
-    schema: String,
-    settings: serde_json::Value,
-) -> Result<(), String> {
-    let (answer, checked) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("plugin-settings".into())
-        .spawn(move || answer.send(check_settings(&schema, &settings)))
-        .map_err(|error| format!("no thread could be started to check them: {error}"))?;
-    match tokio::time::timeout(limit, checked).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => {
-            Err("the plugin's schema broke the check, which is a fault of the plugin".into())
-        }
-        Err(_) => Err(format!(
-            "checking them takes longer than {} s, which is a fault of the plugin's schema",
-            limit.as_secs_f32()
-        )),
-    }
-}
-
-/// All that is wrong, in one line.
-fn check_settings(schema: &str, settings: &serde_json::Value) -> Result<(), String> {
-    let schema = serde_json::from_str(schema).map_err(|error| {
-        text::plain(
-            &format!("the plugin's schema is no JSON, which is a fault of the plugin: {error}"),
-            limits::TEXT_BYTES,
-        )
-    })?;
-    let validator = jsonschema::validator_for(&schema).map_err(|error| {
-        text::plain(
-            &format!("the plugin's schema is wrong, which is a fault of the plugin: {error}"),
-            limits::TEXT_BYTES,
-        )
-    })?;
-    let problems: Vec<String> = validator
-        .iter_errors(settings)
-        .map(|error| match error.instance_path().to_string() {
-            path if path.is_empty() => error.to_string(),
-            path => format!("{}: {error}", path.trim_start_matches('/').replace('/', ".")),
-        })
-        .collect();
-    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn wrong_settings_are_named_with_their_place() {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "properties": { "accelerator": { "enum": ["auto", "kvm", "tcg"] }, "tb": { "type": "integer" } }
-        })
-        .to_string();
-        assert!(check_settings(&schema, &json!({"accelerator": "tcg", "tb": 64})).is_ok());
-        let problems =
-            check_settings(&schema, &json!({"accelerator": "xen", "tb": "x"})).unwrap_err();
-        assert!(problems.contains("accelerator: ") && problems.contains("tb: "), "{problems}");
-        assert!(check_settings(&schema, &json!({"speed": 1})).unwrap_err().contains("speed"));
-    }
-
-    #[tokio::test]
-    async fn a_schema_that_multiplies_itself_does_not_hold_the_provider() {
-        // Each level is tried twice, and the last one never fits.
-        let levels = (0..22).map(|level| {
-            let next = json!({ "$ref": format!("#/$defs/{}", level + 1) });
-            (level.to_string(), json!({ "anyOf": [next.clone(), next] }))
-        });
-        let mut levels: serde_json::Map<String, serde_json::Value> = levels.collect();
-        levels.insert("22".into(), json!(false));
-        let schema = json!({ "$ref": "#/$defs/0", "$defs": levels }).to_string();
-        let limit = Duration::from_millis(10);
-        let problem = check_settings_within(limit, schema, json!({})).await.unwrap_err();
-        assert!(problem.contains("takes longer than 0.01 s"), "{problem}");
-    }
 }

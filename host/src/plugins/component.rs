@@ -94,20 +94,20 @@ impl PluginComponent {
     pub fn load(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
         let component = engine.compile(bytes)?;
         let other_contract = |cause: String| {
-            let made_for = foreign_contract(engine, &component)?;
+            let made_for = foreign_contract(&component)?;
             Some(LoadError::OtherContract { made_for, cause })
         };
         let Some(kind) = kind_of(&component) else {
             let cause = "its interfaces are of another version".to_owned();
             return Err(other_contract(cause).unwrap_or(LoadError::NoKind));
         };
-        let pre = link(engine, &component, kind).map_err(|error| {
+        let pre = link(&component, kind).map_err(|error| {
             let cause = text::plain(&format!("{error:#}"), TEXT_BYTES);
             other_contract(cause.clone()).unwrap_or(LoadError::NotThisWorld { kind, cause })
         })?;
         let mut functions = HashMap::new();
         for (interface, names) in [PLUGIN, (kind.interface(), kind.functions())] {
-            let interface = component.get_export_index(None, &versioned(interface));
+            let interface = component.get_export_index(None, versioned(interface));
             for name in names {
                 let function = interface
                     .and_then(|interface| component.get_export_index(Some(&interface), name))
@@ -192,8 +192,8 @@ impl PluginComponent {
         progress: Option<ProgressSink>,
         call: impl AsyncFnOnce(&mut Store<CallState>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
-        let mut store =
-            Store::new(self.engine.wasm(), CallState::new(Arc::clone(plugin), progress));
+        let state = CallState::new(Arc::clone(plugin), progress);
+        let mut store = Store::new(self.pre.instance().engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HANDED_OVER_BYTES);
         let meter = Meter::new(self.engine.turns());
@@ -244,7 +244,7 @@ impl Pre {
 fn kind_of(component: &Component) -> Option<Kind> {
     let mut kinds = Kind::ALL
         .into_iter()
-        .filter(|kind| component.get_export_index(None, &versioned(kind.interface())).is_some());
+        .filter(|kind| component.get_export_index(None, versioned(kind.interface())).is_some());
     kinds.next().filter(|_| kinds.next().is_none())
 }
 
@@ -254,8 +254,8 @@ fn versioned(interface: &str) -> String {
     format!("{interface}@{version}")
 }
 
-fn link(engine: &Engine, component: &Component, kind: Kind) -> wasmtime::Result<Pre> {
-    let mut linker = Linker::new(engine.wasm());
+fn link(component: &Component, kind: Kind) -> wasmtime::Result<Pre> {
+    let mut linker = Linker::new(component.engine());
     // All worlds import the same.
     VmBackend::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -269,11 +269,11 @@ fn link(engine: &Engine, component: &Component, kind: Kind) -> wasmtime::Result<
 }
 
 /// The version of the contract that a component names, if it is another one than ours.
-fn foreign_contract(engine: &Engine, component: &Component) -> Option<String> {
+fn foreign_contract(component: &Component) -> Option<String> {
     let ours = CONTRACT.rsplit_once('@').map_or("", |(_, version)| version);
     let component_type = component.component_type();
-    let imports = component_type.imports(engine.wasm()).map(|(name, _)| name.to_owned());
-    let exports = component_type.exports(engine.wasm()).map(|(name, _)| name.to_owned());
+    let imports = component_type.imports(component.engine()).map(|(name, _)| name.to_owned());
+    let exports = component_type.exports(component.engine()).map(|(name, _)| name.to_owned());
     imports
         .chain(exports)
         .filter(|name| name.starts_with("golem:provider/"))

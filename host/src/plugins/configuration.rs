@@ -61,10 +61,11 @@ impl Configuration {
 pub enum ConfigurationError {
     #[error("cannot read {file}: {source}", file = file.display())]
     Read { file: PathBuf, source: io::Error },
-    #[error("{file} is wrong: {source}", file = file.display())]
-    Wrong { file: PathBuf, source: Box<toml::de::Error> },
-    #[error("{file} cannot be edited: {source}; correct it first", file = file.display())]
-    Unparsable { file: PathBuf, source: Box<toml_edit::TomlError> },
+    // Without the line itself: it may hold a secret.
+    #[error("{file} is wrong in line {line}: {message}", file = file.display())]
+    Wrong { file: PathBuf, line: usize, message: String },
+    #[error("{file} cannot be edited, since line {line} is wrong: {message}; correct it first", file = file.display())]
+    Unparsable { file: PathBuf, line: usize, message: String },
     #[error("{file} cannot be edited: [{table}] is no table, or {key} in it no list", file = file.display())]
     Shape { file: PathBuf, table: String, key: String },
     #[error(transparent)]
@@ -92,9 +93,10 @@ impl ConfigurationFile {
     }
 
     fn parse(&self, text: &str) -> Result<Configuration, ConfigurationError> {
-        toml::from_str(text).map_err(|source| ConfigurationError::Wrong {
+        toml::from_str(text).map_err(|error: toml::de::Error| ConfigurationError::Wrong {
             file: self.0.clone(),
-            source: Box::new(source),
+            line: line_of(text, error.span()),
+            message: error.message().to_owned(),
         })
     }
 
@@ -111,9 +113,13 @@ impl ConfigurationFile {
         &self,
         change: impl FnOnce(&mut Editor) -> Result<(), ConfigurationError>,
     ) -> Result<(), ConfigurationError> {
-        let document: DocumentMut = self.text()?.parse().map_err(|source| {
-            ConfigurationError::Unparsable { file: self.0.clone(), source: Box::new(source) }
-        })?;
+        let text = self.text()?;
+        let document: DocumentMut =
+            text.parse().map_err(|error: toml_edit::TomlError| ConfigurationError::Unparsable {
+                file: self.0.clone(),
+                line: line_of(&text, error.span()),
+                message: error.message().to_owned(),
+            })?;
         let mut editor = Editor { file: self.0.clone(), document };
         change(&mut editor)?;
         // What could not be used when it is read again is not written.
@@ -125,6 +131,12 @@ impl ConfigurationFile {
         whole_file::replace(&self.0, text.as_bytes())
             .map_err(|source| ConfigurationError::Write { file: self.0.clone(), source })
     }
+}
+
+/// The number of the line that this begins in.
+fn line_of(text: &str, span: Option<std::ops::Range<usize>>) -> usize {
+    let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or(text);
+    before.matches('\n').count() + 1
 }
 
 /// The file while it is changed.
@@ -326,7 +338,10 @@ mod tests {
         };
         assert!(wrong.edit(add).is_err());
         assert_eq!(fs::read_to_string(wrong.path()).unwrap(), "grants = 3\n");
-        let (_directory, broken) = file("[settings\n");
-        assert!(broken.edit(add).is_err());
+        let (_directory, broken) = file("[settings]\ntoken = \"hunter2\nx = 1\n");
+        let error = broken.edit(add).unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        let error = broken.read().unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
     }
 }

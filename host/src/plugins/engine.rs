@@ -1,6 +1,8 @@
 //! The WebAssembly engine: how code is compiled, where instances live, and how a call is stopped.
 //!
-//! - Instances come from a pooling allocator with copy-on-write images, so that a fresh one per call costs microseconds.
+//! - Instances come from a pooling allocator with copy-on-write images, so that a fresh one per call costs microseconds. What
+//!   does not fit into the pool, such as a component that brings the runtime of a language along, gets instances that are
+//!   made on demand. The code is the same for both, so it is compiled once, and whether it fits is found out when it is loaded.
 //! - Epochs interrupt guests that do not stop by themselves. The epoch advances every [`TICK`] while calls are under way;
 //!   what becomes of an interrupted guest is decided in `turns.rs`.
 //! - Compiled code is kept on disk under the component's hash and everything of the engine that it depends on.
@@ -48,7 +50,10 @@ const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 /// The compiler and the pool, shared by all plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    wasm: WasmEngine,
+    /// Absent where no pool could be reserved.
+    pooled: Option<WasmEngine>,
+    /// Compiles, and runs what does not fit into the pool.
+    on_demand: WasmEngine,
     ticker: Arc<Ticker>,
     turns: Turns,
     cache: Option<Arc<Path>>,
@@ -72,16 +77,16 @@ pub enum EngineError {
 impl Engine {
     /// `cache` is a directory for compiled code, made if absent. Without one, everything is compiled at each start.
     pub fn new(cache: Option<PathBuf>) -> Result<Self, EngineError> {
-        let wasm = match WasmEngine::new(&configuration(Allocation::Pooling)) {
-            Ok(engine) => engine,
-            // Where address space is limited (`ulimit -v`, small containers) the pool cannot be reserved.
-            Err(error) => {
+        let on_demand =
+            WasmEngine::new(&configuration(Allocation::OnDemand)).map_err(EngineError::Setup)?;
+        // Where address space is limited (`ulimit -v`, small containers) the pool cannot be reserved.
+        let pooled = WasmEngine::new(&configuration(Allocation::Pooling))
+            .inspect_err(|error| {
                 tracing::warn!(
                     "plugin calls will be slower, since no pool of instances could be reserved: {error:#}"
                 );
-                WasmEngine::new(&configuration(Allocation::OnDemand)).map_err(EngineError::Setup)?
-            }
-        };
+            })
+            .ok();
         let cache = cache.and_then(|directory| match prepare_cache(&directory) {
             Ok(()) => Some(Arc::from(directory)),
             Err(error) => {
@@ -92,12 +97,9 @@ impl Engine {
                 None
             }
         });
-        let ticker = Arc::new(Ticker::start(&wasm).map_err(EngineError::Ticker)?);
-        Ok(Self { wasm, ticker, turns: Turns::new(), cache })
-    }
-
-    pub(super) fn wasm(&self) -> &WasmEngine {
-        &self.wasm
+        let engines = pooled.iter().chain([&on_demand]).cloned().collect();
+        let ticker = Arc::new(Ticker::start(engines).map_err(EngineError::Ticker)?);
+        Ok(Self { pooled, on_demand, ticker, turns: Turns::new(), cache })
     }
 
     pub(super) fn turns(&self) -> &Turns {
@@ -109,7 +111,8 @@ impl Engine {
         CallGuard::new(Arc::clone(&self.ticker))
     }
 
-    /// Compiles a component, or takes the code that was compiled earlier. Blocks for up to seconds.
+    /// Compiles a component, or takes the code that was compiled earlier. Blocks for up to seconds. Instances of it are made by
+    /// the engine that [`Component::engine`] names.
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Component, EngineError> {
         if bytes.starts_with(CORE_MODULE) {
             return Err(EngineError::CoreModule);
@@ -118,35 +121,49 @@ impl Engine {
         let failed = |error: wasmtime::Error| {
             EngineError::Compile(text::plain(&format!("{error:#}"), TEXT_BYTES))
         };
-        let Some(cache) = &self.cache else {
-            return Component::from_binary(&self.wasm, bytes).map_err(failed);
-        };
-        let file = cache.join(self.cache_name(bytes));
-        if let Some(component) = self.load_compiled(&file) {
+        let file = self.cache.as_ref().map(|cache| cache.join(self.cache_name(bytes)));
+        if let Some(component) = file.as_ref().and_then(|file| self.load_file(file)) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.wasm, bytes).map_err(failed)?;
-        let saved = component
-            .serialize()
-            .map_err(|error| std::io::Error::other(format!("{error:#}")))
-            .and_then(|code| whole_file::replace(&file, &code));
-        match saved {
-            // The mapped file costs less memory than the copy that the compiler left.
-            Ok(()) => Ok(self.load_compiled(&file).unwrap_or(component)),
-            Err(error) => {
-                tracing::warn!("cannot keep compiled code in {}: {error}", file.display());
-                Ok(component)
+        let code = self.on_demand.precompile_component(bytes).map_err(failed)?;
+        if let Some(file) = &file {
+            match whole_file::replace(file, &code) {
+                // The mapped file costs less memory than the copy that the compiler left.
+                Ok(()) => {
+                    if let Some(component) = self.load_file(file) {
+                        return Ok(component);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("cannot keep compiled code in {}: {error}", file.display());
+                }
             }
         }
+        // SAFETY: this is what the compiler has just made, and nobody else has had it.
+        self.allocate(|engine| unsafe { Component::deserialize(engine, &code) }).map_err(failed)
+    }
+
+    /// Where instances of a component come from: the pool if it fits there, else they are made one by one.
+    fn allocate(
+        &self,
+        load: impl Fn(&WasmEngine) -> wasmtime::Result<Component>,
+    ) -> wasmtime::Result<Component> {
+        if let Some(pooled) = &self.pooled {
+            match load(pooled) {
+                Ok(component) => return Ok(component),
+                Err(error) => tracing::debug!("a plugin is run outside of the pool: {error:#}"),
+            }
+        }
+        load(&self.on_demand)
     }
 
     fn cache_name(&self, bytes: &[u8]) -> String {
         let mut compatibility = DefaultHasher::new();
-        self.wasm.precompile_compatibility_hash().hash(&mut compatibility);
+        self.on_demand.precompile_compatibility_hash().hash(&mut compatibility);
         format!("{}-{:016x}.cwasm", hex::encode(Sha256::digest(bytes)), compatibility.finish())
     }
 
-    fn load_compiled(&self, file: &Path) -> Option<Component> {
+    fn load_file(&self, file: &Path) -> Option<Component> {
         if let Err(error) = only_ours(file) {
             if error.kind() != std::io::ErrorKind::NotFound {
                 tracing::warn!("compiling anew instead of loading {}: {error}", file.display());
@@ -156,7 +173,7 @@ impl Engine {
         // SAFETY: `only_ours` has just seen that this file and the directory it lies in belong to this user, and that
         // nobody else may write to them. `whole_file` is all that writes there: complete, synced files, whose names
         // carry the hash of the component and of everything in the engine that compiled code depends on.
-        match unsafe { Component::deserialize_file(&self.wasm, file) } {
+        match self.allocate(|engine| unsafe { Component::deserialize_file(engine, file) }) {
             Ok(component) => Some(component),
             Err(error) => {
                 tracing::warn!("compiling anew instead of loading {}: {error:#}", file.display());
@@ -233,12 +250,12 @@ struct TickerShared {
 }
 
 impl Ticker {
-    fn start(engine: &WasmEngine) -> std::io::Result<Self> {
+    fn start(engines: Vec<WasmEngine>) -> std::io::Result<Self> {
         let shared = Arc::new(TickerShared::default());
-        let (of_thread, engine) = (Arc::clone(&shared), engine.clone());
+        let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("plugin-epoch".into())
-            .spawn(move || of_thread.run(&engine))?;
+            .spawn(move || of_thread.run(&engines))?;
         Ok(Self { shared, thread: thread.thread().clone() })
     }
 
@@ -265,7 +282,7 @@ impl Drop for Ticker {
 }
 
 impl TickerShared {
-    fn run(&self, engine: &WasmEngine) {
+    fn run(&self, engines: &[WasmEngine]) {
         let mut idle_ticks = 0;
         while !self.ended.load(Ordering::SeqCst) {
             if self.calls.load(Ordering::SeqCst) > 0 {
@@ -276,7 +293,9 @@ impl TickerShared {
                 idle_ticks += 1;
             }
             std::thread::sleep(TICK);
-            engine.increment_epoch();
+            for engine in engines {
+                engine.increment_epoch();
+            }
         }
     }
 

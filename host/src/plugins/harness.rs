@@ -10,10 +10,11 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
+use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
@@ -34,17 +35,21 @@ pub use super::{
 };
 use super::{
     call::{MemoryShare, PluginContext, PluginDirectory},
-    catalog,
     component::{LoadError, PluginComponent},
     configuration::Configuration,
     engine::{Engine, EngineError},
     imports::{
-        Ethereum, Machine, Services, StateError, StateStore, ethereum::NoEthereum, http,
-        log::PluginLog, process,
+        Ethereum, Machine, Services, StateError, StateStore,
+        ethereum::{ChainFailure, NoEthereum, Receipt, Transaction},
+        http,
+        log::PluginLog,
+        process,
     },
     limits::{self, CallLimits},
     manifest::{GrantList, Grants, Manifest, ManifestError},
+    schema::{self, Secrets},
 };
+use crate::settings::keys::NO_ADDRESS;
 
 /// A plugin and what it finds. Made by [`Harness::new`], then told what is different from the usual.
 pub struct Harness {
@@ -212,6 +217,30 @@ impl Harness {
         self
     }
 
+    /// No call at all takes longer than this: for tests of plugins that hang.
+    #[must_use]
+    pub fn within(self, deadline: Duration) -> Self {
+        let mut harness = self.deadlines(&Deadlines::all(deadline));
+        let limits = &mut harness.limits;
+        let advertising =
+            [&mut limits.publish, &mut limits.withdraw, &mut limits.entries, &mut limits.search];
+        for limits in advertising {
+            limits.deadline = limits.deadline.min(deadline);
+        }
+        harness
+    }
+
+    /// A key that was made for this and belongs to nobody, and no chain.
+    #[must_use]
+    pub fn own_key(self) -> Self {
+        self.ethereum(Arc::new(KeyAlone(PrivateKeySigner::random())))
+    }
+
+    /// The address of the key that the plugin finds, if it finds one.
+    pub(super) fn address(&self) -> Option<String> {
+        Some(self.ethereum.address()).filter(|address| address != NO_ADDRESS)
+    }
+
     /// Leaves [`root`](Self::root) where it is when all is over. Before anything is loaded.
     pub fn keep(&mut self) {
         if let Some(directory) = Arc::get_mut(&mut self.directory) {
@@ -260,6 +289,15 @@ impl Harness {
         self.ready(component, &description, facade)
     }
 
+    /// What the component says of itself, and its kind. It has nothing to work with.
+    ///
+    /// # Errors
+    /// It is no plugin, or does not answer.
+    pub async fn introduced(&self) -> Result<(Description, Kind), HarnessError> {
+        let component = Arc::new(self.compile().await?);
+        Ok((self.describe(&component).await?, component.kind()))
+    }
+
     /// The first step of [`load`](Self::load).
     pub(super) async fn compile(&self) -> Result<PluginComponent, HarnessError> {
         let bytes = self.component.clone();
@@ -282,7 +320,7 @@ impl Harness {
 
     /// The third step.
     pub(super) async fn check_settings(&self, of: &Description) -> Result<(), HarnessError> {
-        catalog::check_settings_within(
+        schema::check_within(
             limits::CHECK_SETTINGS,
             of.settings_schema.clone(),
             self.settings.clone(),
@@ -313,6 +351,8 @@ impl Harness {
             directory,
             services,
         ));
+        // Nobody else has it yet.
+        let _ = context.secrets.set(Secrets::of(&description.settings_schema, &self.settings));
         let plugin = Arc::new(Plugin::new(component, Arc::clone(&context), self.limits));
         Ok(Loaded {
             facade: facade(Arc::clone(&plugin)),
@@ -370,6 +410,7 @@ impl Harness {
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services,
+            secrets: OnceLock::new(),
         }
     }
 }
@@ -435,6 +476,42 @@ impl<Facade> Loaded<Facade> {
         };
         Ok(own.into_iter().map(line).collect())
     }
+}
+
+/// A key without a chain.
+struct KeyAlone(PrivateKeySigner);
+
+#[async_trait]
+impl Ethereum for KeyAlone {
+    fn address(&self) -> String {
+        self.0.address().to_checksum(None)
+    }
+
+    async fn sign_message(&self, message: &[u8]) -> Result<[u8; 65], Failure> {
+        let signed = self.0.sign_message_sync(message);
+        let failed = |error: alloy::signers::Error| {
+            Failure::new(FailureKind::Internal, format!("cannot sign: {error}"))
+        };
+        Ok(signed.map_err(failed)?.as_bytes())
+    }
+
+    async fn request(&self, _: &str, _: &str, _: &str) -> Result<String, ChainFailure> {
+        Err(no_chain())
+    }
+
+    async fn send_transaction(
+        &self,
+        _: &str,
+        _: Transaction,
+        _: Duration,
+    ) -> Result<Receipt, ChainFailure> {
+        Err(no_chain())
+    }
+}
+
+fn no_chain() -> ChainFailure {
+    let message = "there is no chain here, as the plugin is only being tested";
+    ChainFailure::Provider(Failure::new(FailureKind::FailedPrecondition, message))
 }
 
 /// A place for progress that nobody reads.

@@ -36,6 +36,8 @@ pub struct Degraded {
     pub function: String,
     /// In a row.
     pub failures: u32,
+    /// Since it has been refused.
+    pub lasting: Duration,
     /// Until it is tried again; zero while it is.
     pub retry_in: Duration,
 }
@@ -59,6 +61,19 @@ struct Failing {
     in_a_row: u32,
     pause: Duration,
     retry_at: Option<Instant>,
+    /// When it began to be refused; says nothing before that.
+    refused_since: Instant,
+}
+
+impl Failing {
+    fn degraded(&self, function: &str, now: Instant) -> Option<Degraded> {
+        Some(Degraded {
+            function: function.to_owned(),
+            failures: self.in_a_row,
+            lasting: now.saturating_duration_since(self.refused_since),
+            retry_in: self.retry_at?.saturating_duration_since(now),
+        })
+    }
 }
 
 impl Health {
@@ -75,11 +90,7 @@ impl Health {
         let mut failing = self.failing();
         let Some(record) = failing.get_mut(function) else { return Ok(()) };
         match record.retry_at {
-            Some(at) if at > now => Err(Degraded {
-                function: function.to_owned(),
-                failures: record.in_a_row,
-                retry_in: at - now,
-            }),
+            Some(at) if at > now => record.degraded(function, now).map_or(Ok(()), Err),
             Some(_) => {
                 // Whoever comes while this one tries waits for the pause after it.
                 record.retry_at = Some(now + record.pause);
@@ -105,13 +116,16 @@ impl Health {
             in_a_row: 0,
             pause: FIRST_PAUSE,
             retry_at: None,
+            refused_since: now,
         });
         record.in_a_row = record.in_a_row.saturating_add(1);
         if record.in_a_row < FAILURES_IN_A_ROW {
             return false;
         }
         let is_new = record.retry_at.is_none();
-        if !is_new {
+        if is_new {
+            record.refused_since = now;
+        } else {
             record.pause = (record.pause * 2).min(LONGEST_PAUSE);
         }
         record.retry_at = Some(now + record.pause);
@@ -121,11 +135,7 @@ impl Health {
     /// What fails, if anything fails too often.
     pub fn degraded(&self, now: Instant) -> Vec<Degraded> {
         let failing = self.failing();
-        let degraded = failing.iter().filter_map(|(function, record)| {
-            let retry_in = record.retry_at?.saturating_duration_since(now);
-            Some(Degraded { function: (*function).to_owned(), failures: record.in_a_row, retry_in })
-        });
-        degraded.collect()
+        failing.iter().filter_map(|(function, record)| record.degraded(function, now)).collect()
     }
 }
 
@@ -152,7 +162,8 @@ mod tests {
         assert!(health.admit("create", later).is_ok());
         assert!(health.admit("create", later).is_err(), "one tries at a time");
         assert!(!health.failed("create", later), "it is told once");
-        assert_eq!(health.admit("create", later).unwrap_err().retry_in, 2 * FIRST_PAUSE);
+        let refused = health.admit("create", later).unwrap_err();
+        assert_eq!((refused.retry_in, refused.lasting), (2 * FIRST_PAUSE, FIRST_PAUSE));
         assert!(health.admit("create", later + 2 * FIRST_PAUSE).is_ok());
         assert!(health.answered("create"));
         assert!(health.admit("create", later).is_ok() && health.degraded(later).is_empty());

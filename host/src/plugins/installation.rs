@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 pub use super::manifest::GrantKind;
 use super::{
     bundled,
-    catalog::{About, Catalog, PluginError, Probed, read_component},
+    catalog::{About, Catalog, Introduced, PluginError, Probed, read_component},
     configuration::{ConfigurationError, ConfigurationFile, Editor, GrantTable, Installed},
     imports::locate,
     kind::Kind,
@@ -59,6 +59,8 @@ pub enum InstallError {
     Bundled(String),
     #[error("there is no plugin `{name}` to remove in {directory}", directory = directory.display())]
     NotInstalled { name: String, directory: PathBuf },
+    #[error("{file} is another file than the one that was shown; look at it and install it again", file = .0.display())]
+    Another(PathBuf),
     #[error("the change was broken off: {0}")]
     BrokenOff(#[from] tokio::task::JoinError),
 }
@@ -137,10 +139,12 @@ impl Catalog {
         let configuration = self.configuration(name).await?;
         let enabled = configuration.is_enabled();
         let source = self.component_file(name).await?;
-        Ok((self.describe_as(Some(name), source, configuration).await?, enabled))
+        let by_itself = Introduced::ByItself;
+        Ok((self.describe_as(Some(name), source, configuration, by_itself).await?, enabled))
     }
 
-    /// What a file that might be installed is, and what of its asks would still have to be granted.
+    /// What a file that might be installed is, and what of its asks would still have to be granted. None of its code runs
+    /// where its manifest says who it is.
     ///
     /// # Errors
     /// It is no plugin that fits this provider.
@@ -149,19 +153,29 @@ impl Catalog {
         let mut about = self.examine(source.clone()).await?;
         check_name(&about.name)?;
         let configuration = self.configuration(&about.name).await?;
-        let described = self.describe_as(Some(&about.name), source, configuration).await?;
+        let by_manifest = Introduced::ByManifest;
+        let described =
+            self.describe_as(Some(&about.name), source, configuration, by_manifest).await?;
         about.missing = described.missing;
         Ok(about)
     }
 
     /// Puts a component into the plugin directory with these grants besides those it has. It is loaded and probed before;
-    /// when anything is wrong, nothing has changed.
+    /// when anything is wrong, nothing has changed. `sha256` is that of the component which the grants were given to.
     ///
     /// # Errors
     /// See [`InstallError`].
-    pub async fn install(&self, file: &Path, grants: &[Grant]) -> Result<Probed, InstallError> {
+    pub async fn install(
+        &self,
+        file: &Path,
+        sha256: &str,
+        grants: &[Grant],
+    ) -> Result<Probed, InstallError> {
         // Read once: what is looked at is what is loaded and written.
         let source = read_component(file).await?;
+        if hex::encode(Sha256::digest(&source.bytes)) != sha256 {
+            return Err(InstallError::Another(file.to_owned()));
+        }
         let name = self.examine(source.clone()).await?.name;
         check_name(&name)?;
         let mut configuration = self.configuration(&name).await?;

@@ -11,13 +11,20 @@ use std::time::Duration;
 /// Largest file that is taken for a component. Those that bring the runtime of a language along have 10 to 20 MB.
 pub const COMPONENT_BYTES: u64 = 64 << 20;
 
-/// How long compiling a component may take. The bundled ones take a tenth of a second, in a debug build a few.
+/// How long compiling a component may take. The bundled ones take a tenth of a second, in a debug build a few; one that brings
+/// the runtime of a language along about ten.
 pub const COMPILE: Duration = Duration::from_secs(120);
 
-/// Core modules in one component: the plugin itself, and two that the tool which makes components adds.
+/// Core modules in a component that fits into the pool of instances: the plugin itself, and two that the tool which makes
+/// components adds.
 pub const CORE_INSTANCES_PER_COMPONENT: u32 = 4;
 pub const MEMORIES_PER_COMPONENT: u32 = 1;
 pub const TABLES_PER_COMPONENT: u32 = 2;
+
+/// The same in one that does not fit there, for each call: a language's runtime has some forty modules, with one memory.
+pub const CORE_INSTANCES_PER_CALL: usize = 256;
+pub const MEMORIES_PER_CALL: usize = 4;
+pub const TABLES_PER_CALL: usize = 64;
 
 /// How long checking settings against a plugin's schema may take. A schema can be made to take for ever.
 pub const CHECK_SETTINGS: Duration = Duration::from_secs(5);
@@ -37,7 +44,7 @@ pub const CALLS_PER_PLUGIN: usize = CONCURRENT_CALLS as usize / 2;
 pub const UNDISTURBED: Duration = Duration::from_millis(5);
 
 /// What the linear memory and the tables of one call may grow to. A backend that shuffles requests and small files needs a
-/// tenth of it.
+/// tenth of it, the runtime of a language a third.
 pub const MEMORY_PER_CALL_BYTES: usize = 128 << 20;
 
 /// The same for all calls of one plugin together.
@@ -92,6 +99,8 @@ pub struct Functions {
     /// May wait for two blocks of a chain, and for a transaction to be replaced.
     pub publish: CallLimits,
     pub withdraw: CallLimits,
+    /// `look-up`: asks a server, past its caches.
+    pub entries: CallLimits,
     pub search: CallLimits,
 }
 
@@ -107,6 +116,7 @@ pub const FUNCTIONS: Functions = Functions {
     add_ssh_key: seconds(60, 5),
     publish: seconds(150, 5),
     withdraw: seconds(60, 5),
+    entries: seconds(30, 2),
     search: seconds(60, 5),
 };
 
@@ -167,6 +177,9 @@ pub const HTTP_CONNECT: Duration = Duration::from_secs(20);
 
 /// A download whose server falls silent for so long is broken off; it can be resumed.
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
+
+/// A connection without a request is kept so long for the next one. Usual servers close theirs after five seconds.
+pub const HTTP_KEPT: Duration = Duration::from_secs(2);
 
 /// Nothing that a plugin fetches is larger: a bound for servers that never end.
 pub const DOWNLOAD_BYTES: u64 = 64 << 30;

@@ -13,9 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use golem_provider_sdk_pack::Identity;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use url::Url;
+
+use super::{limits, plugin::Description, text};
 
 /// Name of the custom section that holds the manifest.
 pub const SECTION: &str = golem_provider_sdk_pack::MANIFEST_SECTION;
@@ -26,6 +29,8 @@ pub const SECTION: &str = golem_provider_sdk_pack::MANIFEST_SECTION;
 pub struct Manifest {
     #[serde(default)]
     grants: Asked,
+    /// Who the plugin is. Absent in components that were packed without it.
+    plugin: Option<Identity>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -286,6 +291,24 @@ impl Manifest {
                 toml::from_str(text).map_err(|error| ManifestError::Syntax(Box::new(error)))
             }
         }
+    }
+
+    /// Who the plugin is, as it stands there: whoever wrote it may have written anything.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.plugin.as_ref()
+    }
+
+    /// The same, as the plugin itself would say it.
+    pub fn description(&self) -> Option<Description> {
+        let identity = self.identity()?;
+        let name = |text: &str| text::plain(text, limits::NAME_BYTES);
+        Some(Description {
+            name: name(&identity.name),
+            version: name(&identity.version),
+            summary: name(&identity.summary),
+            license: name(&identity.license),
+            settings_schema: identity.settings_schema.clone().unwrap_or_default(),
+        })
     }
 
     /// Is all that it asks for something that can be granted?

@@ -23,6 +23,7 @@ mod kind;
 mod limits;
 pub mod manifest;
 mod plugin;
+pub mod schema;
 mod script;
 mod text;
 mod turns;

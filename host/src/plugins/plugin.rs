@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
 
 use super::{
@@ -39,7 +40,7 @@ pub struct Description {
 }
 
 /// One thing that a plugin's probe noticed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub severity: Severity,
     pub message: String,
@@ -61,7 +62,8 @@ impl Finding {
 }
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,
     Warning,
@@ -129,8 +131,8 @@ impl Plugin {
                     wit_plugin::Severity::Warning => Severity::Warning,
                     wit_plugin::Severity::Blocking => Severity::Blocking,
                 },
-                message: plain_owned(finding.message, limits::TEXT_BYTES),
-                remedy: finding.remedy.map(|remedy| plain_owned(remedy, limits::TEXT_BYTES)),
+                message: self.shown(finding.message),
+                remedy: finding.remedy.map(|remedy| self.shown(remedy)),
             })
             .collect())
     }
@@ -158,7 +160,10 @@ impl Plugin {
                 if self.health.answered(function) {
                     tracing::info!(plugin.name = %name, "`{function}` of the plugin {name} works again");
                 }
-                answer.map_err(Failure::from)
+                answer.map_err(|error| {
+                    let Failure { kind, message } = Failure::from(error);
+                    Failure { kind, message: self.shown(message) }
+                })
             }
             // Too many at a time is not the plugin's fault.
             Err(error @ CallError::Crowded(_)) => Err(self.failed(function, &error)),
@@ -192,6 +197,11 @@ impl Plugin {
             tracing::error!(plugin.name = %name, "{line}");
         }
         Failure::new(kind, format!("{}{error}", self.no_answer(function)))
+    }
+
+    /// A text of the plugin as people see it.
+    fn shown(&self, text: String) -> String {
+        plain_owned(self.context.hide(text), limits::TEXT_BYTES)
     }
 
     /// How the text of an error begins that the plugin did not answer: the call ended without an answer.
@@ -238,6 +248,6 @@ impl From<Error> for Failure {
             Error::Unsupported(message) => (FailureKind::Unsupported, message),
             Error::Internal(message) => (FailureKind::Internal, message),
         };
-        Self { kind, message: plain_owned(message, limits::TEXT_BYTES) }
+        Self { kind, message }
     }
 }

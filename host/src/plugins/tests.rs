@@ -667,7 +667,10 @@ async fn what_is_no_component_is_refused_with_its_place() {
     let error = bench.catalog.load_named("garbage").await.err().unwrap();
     assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
     let error = bench.catalog.load_named("absent").await.err().unwrap();
-    assert!(error.to_string().contains("known are qemu, garbage, misbehaving"), "{error}");
+    assert!(
+        error.to_string().contains("known are qemu, discovery-server, golem-base, garbage, misbehaving"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -735,15 +738,13 @@ async fn a_core_module_is_refused_with_the_way_to_make_a_component_of_it() {
 }
 
 #[tokio::test]
-async fn a_component_that_lacks_an_export_is_refused_with_its_name() {
+async fn a_component_that_exports_nothing_of_a_plugin_is_refused_with_what_it_lacks() {
     let bench = bench();
     let error = bench.load_error("empty", b"\0asm\x0d\0\x01\0").await;
+    assert!(error.contains("it exports no interface that makes it a plugin"), "{error}");
     assert!(
-        error.contains("it does not fit the world `vm-backend` of golem:provider@0.1.0"),
-        "{error}"
-    );
-    assert!(
-        error.contains("golem:provider/plugin@0.1.0") && error.contains("install a version of it"),
+        error.contains("golem:provider/vms@0.1.0")
+            && error.contains("golem:provider/advertisements@0.1.0"),
         "{error}"
     );
 }
@@ -805,12 +806,39 @@ fn with_memories(count: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_component_that_takes_more_of_the_pool_than_its_part_is_refused() {
+async fn a_component_that_takes_more_of_the_pool_than_its_part_takes_nothing_of_it() {
     let bench = bench();
-    let error = bench.load_error("hoarder", &with_memories(3)).await;
-    assert!(error.contains("3 Wasm linear memories") && error.contains("maximum of 1"), "{error}");
-    let error = bench.load_error("hoarder", &with_memories(40)).await;
-    assert!(error.contains("40 core module instances"), "{error}");
+    for memories in [3, 40] {
+        let error = bench.load_error("hoarder", &with_memories(memories)).await;
+        assert!(error.contains("exports no interface that makes it a plugin"), "{error}");
+    }
+}
+
+/// The plugin of the tests, with more core modules than fit into the pool.
+fn outside_of_the_pool() -> Vec<u8> {
+    let mut component = misbehaving_wasm();
+    // An empty module, after the three that the component consists of.
+    component.extend([1, 8]);
+    component.extend(b"\0asm\x01\0\0\0");
+    component.extend([2, 1 + 3 * 30, 30]);
+    component.extend([0, 3, 0].repeat(30));
+    component
+}
+
+#[tokio::test]
+async fn a_plugin_outside_of_the_pool_lives_within_the_same_limits() {
+    let bench = bench();
+    std::fs::write(bench.plugin_file("misbehaving.wasm"), outside_of_the_pool()).unwrap();
+    for (request, kind, reason) in [
+        ("loop", FailureKind::DeadlineExceeded, "computed for more than"),
+        ("allocate", FailureKind::ResourceExhausted, "more than the 128 MiB"),
+        ("megabytes", FailureKind::ResourceExhausted, "handed over more than 8 MiB"),
+        ("overflow", FailureKind::Internal, "broke off"),
+    ] {
+        let error = bench.refusal(request).await;
+        assert_eq!(error.kind, kind, "{request}: {error}");
+        assert!(error.message.contains(reason), "{request}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -849,4 +877,68 @@ async fn a_plugin_that_describes_itself_without_end_is_refused() {
 async fn a_schema_that_refers_to_itself_has_an_end() {
     let bench = bench().with("[settings]\ndescribe = \"endless-schema\"\n");
     ask(&bench.load().await, "well").await.unwrap();
+}
+
+// --- What a component says of itself in its manifest ----------------------------------------------------------------------
+
+/// The component with this text in its manifest in place of another one, which is as long.
+fn restated(stated: &str, instead: &str) -> Vec<u8> {
+    assert_eq!(stated.len(), instead.len());
+    let mut component = misbehaving_wasm();
+    let found = component.windows(stated.len()).rposition(|window| window == stated.as_bytes());
+    let at = found.expect("the manifest has another form");
+    component[at..at + stated.len()].copy_from_slice(instead.as_bytes());
+    component
+}
+
+#[tokio::test]
+async fn a_component_is_introduced_by_its_manifest_and_refused_where_that_lies() {
+    let bench = bench();
+    let pretender = restated("name = \"misbehaving\"", "name = \"pretender-x\"");
+    let file = bench.directory.path().join("somewhere.wasm");
+    std::fs::write(&file, &pretender).unwrap();
+    // None of its code has run, or it would have said otherwise.
+    let about = bench.catalog.inspect(&file).await.unwrap();
+    assert_eq!((about.name.as_str(), about.settings_schema), ("pretender-x", None));
+    let error = bench.load_error("pretender-x", &pretender).await;
+    assert!(
+        error.contains("its name is `pretender-x`") && error.contains("`misbehaving`"),
+        "{error}"
+    );
+    let error = bench.catalog.install(&file, &about.sha256, &[]).await.err().unwrap().to_string();
+    assert!(error.contains("its name is `pretender-x`"), "{error}");
+
+    let newer = restated("version = \"0.1.0\"", "version = \"9.1.0\"");
+    let error = bench.load_error("misbehaving", &newer).await;
+    assert!(error.contains("its version is `9.1.0`"), "{error}");
+    std::fs::write(&file, restated("kind = \"vm-backend\"", "kind = \"vm-forward\"")).unwrap();
+    let error = bench.catalog.inspect(&file).await.unwrap_err().to_string();
+    assert!(error.contains("its kind is `vm-forward`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_component_without_a_manifest_says_itself_what_it_is() {
+    let bench = bench();
+    let nameless = restated("golem:plugin-manifest", "golem:plugin-nothing!");
+    std::fs::write(bench.plugin_file("misbehaving.wasm"), &nameless).unwrap();
+    let backend = bench.load().await;
+    assert!(ask(&backend, "well").await.is_ok());
+    let about = bench.catalog.inspect(&bench.plugin_file("misbehaving.wasm")).await.unwrap();
+    assert_eq!(about.name, "misbehaving");
+    assert!(about.settings_schema.is_some());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_called_as_its_file_and_another_file_than_was_shown_is_refused() {
+    let bench = bench();
+    let file = bench.directory.path().join("my-backend.wasm");
+    std::fs::write(&file, "no component").unwrap();
+    let error = bench.catalog.inspect(&file).await.unwrap_err().to_string();
+    assert!(error.contains("the plugin my-backend"), "{error}");
+
+    std::fs::write(&file, misbehaving_wasm()).unwrap();
+    let shown = bench.catalog.inspect(&file).await.unwrap().sha256;
+    std::fs::write(&file, restated("version = \"0.1.0\"", "version = \"9.1.0\"")).unwrap();
+    let error = bench.catalog.install(&file, &shown, &[]).await.err().unwrap().to_string();
+    assert!(error.contains("another file than the one that was shown"), "{error}");
 }

@@ -26,7 +26,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -212,6 +212,12 @@ impl Proxy {
     /// Whether the proxy listens on `port`.
     pub fn is_open(&self, port: u16) -> bool {
         self.shared.registry.link(port).is_some_and(|link| !link.is_stopping())
+    }
+
+    /// Every port that the proxy listens on.
+    pub fn open_ports(&self) -> BTreeSet<u16> {
+        let ports = self.shared.registry.ports();
+        ports.values().filter(|link| !link.is_stopping()).map(|link| link.port()).collect()
     }
 
     /// What has passed through `port` since it was opened; `None` when it is not open.

@@ -6,7 +6,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Measurement;
+use crate::settings::ResourceSettings;
 
 /// 1 GB as requestors buy it.
 pub(super) const GB: u64 = 1 << 30;
@@ -28,7 +31,7 @@ impl Default for Thresholds {
 }
 
 /// The smallest VM that is let; what asks for less of anything is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Minimums {
     pub cpu_cores: u32,
     pub memory_gb: u32,
@@ -42,7 +45,7 @@ impl Default for Minimums {
 }
 
 /// Amounts of each resource, each of which may be zero.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amounts {
     pub cpu_cores: u64,
     pub memory_gb: u64,
@@ -71,7 +74,7 @@ impl std::iter::Sum for Amounts {
 }
 
 /// What there is, for people and dashboards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceReport {
     /// What the machine has.
     pub total: Amounts,
@@ -121,6 +124,23 @@ impl fmt::Display for Resource {
 pub struct Rules {
     pub thresholds: Thresholds,
     pub minimums: Minimums,
+}
+
+impl From<&ResourceSettings> for Rules {
+    fn from(settings: &ResourceSettings) -> Rules {
+        Rules {
+            thresholds: Thresholds {
+                cpu_percent: settings.cpu_threshold_percent,
+                memory_percent: settings.memory_threshold_percent,
+                storage_percent: settings.storage_threshold_percent,
+            },
+            minimums: Minimums {
+                cpu_cores: settings.min_cpu_cores,
+                memory_gb: settings.min_memory_gb,
+                storage_gb: settings.min_storage_gb,
+            },
+        }
+    }
 }
 
 impl Rules {

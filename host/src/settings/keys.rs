@@ -13,7 +13,7 @@ use rust_decimal::Decimal;
 
 use super::{
     Environment, Secret,
-    parse::{self, CorsOrigins, LogFormat, Parsed, PublicIp, Show},
+    parse::{self, CorsOrigins, LogFormat, Parsed, PortQuorum, PublicIp, Show, UnverifiedPorts},
 };
 
 /// What all keys but [`ENVIRONMENT`] begin with.
@@ -161,9 +161,16 @@ keys! {
     TRUSTED_PROXIES: Vec<IpNet> = Vec::new(), parse::networks, "whose X-Forwarded-For is believed";
     CORS_ORIGINS: CorsOrigins = CorsOrigins::Any, parse::cors_origins, "web pages that may call the API: *, none or a list";
 
-    #[later] SKIP_PORT_VERIFICATION: bool = false, parse::flag, "do not ask others whether the ports can be reached";
-    #[later] PORT_CHECK_SERVERS: Vec<String> = vec!["https://ports1.golem.network".into(), "https://ports2.golem.network".into()],
+    SKIP_PORT_VERIFICATION: bool = false, parse::flag, "do not ask others whether the ports can be reached";
+    PORT_CHECK_SERVERS: Vec<String> = vec!["https://ports1.golem.network".into(), "https://ports2.golem.network".into()],
         parse::http_urls, "servers that check ports from outside";
+    PORT_CHECK_QUORUM: PortQuorum = PortQuorum::Majority, parse::port_quorum, "servers that have to agree: majority of those that answer, or a number";
+    PORT_CHECK_INTERVAL_SECONDS: u64 = 3600, parse::whole::<u64, 5, 86400>, "seconds between two checks of the ports";
+    UNVERIFIED_PORTS: UnverifiedPorts = UnverifiedPorts::Warn, parse::unverified_ports, "when nobody could check the ports: warn, refuse or trust";
+    PORT_CHECK_PEERS: u32 = 0, parse::whole::<u32, 0, 16>, "other providers that are asked to check the ports too";
+    PORT_CHECK_PEERS_ENABLED: bool = false, parse::flag, "check ports for other providers";
+    PUBLIC_IP_SOURCES: Vec<String> = vec!["https://api.ipify.org?format=json".into(), "https://ipv4.icanhazip.com".into(),
+        "https://checkip.amazonaws.com".into()], parse::http_urls, "who is asked for this machine's public address";
     NETWORK: String = "mainnet".into(), parse::network, "mainnet, testnet or development";
     PAYMENTS_NETWORK: String = "l2.holesky".into(), parse::text, "name of the chain that is paid on";
     ADVERTISER_TYPE: Vec<String>, parse::advertisers, "golem_base, discovery_server, both, or a list of plugins (default: those with a URL)";

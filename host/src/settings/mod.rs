@@ -9,11 +9,11 @@
 //! looks at the environment itself. This module calls no other module of the provider.
 
 pub mod keys;
+pub mod public_ip;
 
 mod dotenv;
 mod error;
 mod parse;
-mod public_ip;
 mod resolve;
 mod secret;
 mod sources;
@@ -32,7 +32,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use error::SettingsError;
-pub use parse::{CorsOrigins, LogFormat, PublicIp, amount};
+pub use parse::{CorsOrigins, LogFormat, PortQuorum, PublicIp, UnverifiedPorts, amount};
 pub use resolve::resolve;
 pub use secret::Secret;
 pub use sources::{Inputs, Origin};
@@ -54,6 +54,7 @@ pub struct Settings {
     pub identity: IdentitySettings,
     pub wallet: WalletSettings,
     pub ports: PortSettings,
+    pub reachability: ReachabilitySettings,
     pub vms: VmSettings,
     pub resources: ResourceSettings,
     pub pricing: PricingSettings,
@@ -77,7 +78,7 @@ impl Settings {
 }
 
 /// What kind of node this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Environment {
     /// Offers machines to the network.
@@ -159,6 +160,36 @@ pub struct PortSettings {
     pub max_connections_per_vm: usize,
 }
 
+/// How it is found out where this machine is reached, and whether.
+#[derive(Debug, Clone)]
+pub struct ReachabilitySettings {
+    pub verification: Verification,
+    /// Port-check servers, as base URLs.
+    pub servers: Vec<String>,
+    pub quorum: PortQuorum,
+    /// From one check to the next, as long as nothing is wrong.
+    pub interval: Duration,
+    pub unverified_ports: UnverifiedPorts,
+    /// How many other providers are asked beside the servers.
+    pub peers: u32,
+    /// Whether ports are checked for other providers.
+    pub serve_peers: bool,
+    /// As it was set; `identity` has what that means without asking anyone.
+    pub public_ip: PublicIp,
+    /// Who is asked for the public address where none is set. Nobody in development.
+    pub public_ip_sources: Vec<String>,
+}
+
+/// Whether ports are checked from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    Wanted,
+    /// The operator said that they need not be.
+    Skipped,
+    /// There is no outside in development.
+    Development,
+}
+
 #[derive(Debug, Clone)]
 pub struct VmSettings {
     /// The image of a request that names none.
@@ -229,6 +260,8 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Which lines are written, in the syntax of `tracing-subscriber`'s `EnvFilter`.
     pub filter: String,
+    /// Where lines go; absent for standard error.
+    pub file: Option<PathBuf>,
 }
 
 /// What the command line says about settings; it wins over everything else.
@@ -238,6 +271,8 @@ pub struct Overrides {
     pub development: bool,
     /// `--stop-vms-on-exit`, `--keep-vms-on-exit`.
     pub stop_vms_on_exit: Option<bool>,
+    /// `--no-verify-port`.
+    pub skip_port_verification: bool,
 }
 
 /// One key as `config show` prints it.

@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Environment, Secret};
 
@@ -28,6 +28,27 @@ pub enum CorsOrigins {
     Any,
     /// Only these; an empty list forbids all.
     Only(Vec<String>),
+}
+
+/// How many port-check servers have to say the same of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortQuorum {
+    /// More than half of those that answered.
+    Majority,
+    /// So many, however many answered. Never 0.
+    AtLeast(u32),
+}
+
+/// What is done with ports that nobody could check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnverifiedPorts {
+    /// The provider runs, says so, is not advertised and gives them to no new VM.
+    Warn,
+    /// The provider does not start.
+    Refuse,
+    /// They count as reachable.
+    Trust,
 }
 
 /// How log lines look.
@@ -116,6 +137,25 @@ pub fn public_ip(text: &str) -> Parsed<PublicIp> {
             _ => Err("`auto` or the IP address at which requestors reach this machine".into()),
         },
     }
+}
+
+pub fn port_quorum(text: &str) -> Parsed<PortQuorum> {
+    match (text, text.parse()) {
+        ("majority", _) => Ok(PortQuorum::Majority),
+        (_, Ok(servers @ 1..=100)) => Ok(PortQuorum::AtLeast(servers)),
+        _ => Err("`majority`, or a number of servers from 1 to 100".into()),
+    }
+}
+
+pub fn unverified_ports(text: &str) -> Parsed<UnverifiedPorts> {
+    one_of(
+        text,
+        &[
+            ("warn", UnverifiedPorts::Warn),
+            ("refuse", UnverifiedPorts::Refuse),
+            ("trust", UnverifiedPorts::Trust),
+        ],
+    )
 }
 
 pub fn country(text: &str) -> Parsed<String> {
@@ -300,6 +340,26 @@ impl Show for PublicIp {
             Self::Auto => "auto".into(),
             Self::Fixed(address) => address.to_string(),
         }
+    }
+}
+
+impl Show for PortQuorum {
+    fn show(&self) -> String {
+        match self {
+            Self::Majority => "majority".into(),
+            Self::AtLeast(servers) => servers.to_string(),
+        }
+    }
+}
+
+impl Show for UnverifiedPorts {
+    fn show(&self) -> String {
+        match self {
+            Self::Warn => "warn",
+            Self::Refuse => "refuse",
+            Self::Trust => "trust",
+        }
+        .into()
     }
 }
 

@@ -13,9 +13,9 @@ use rust_decimal::Decimal;
 
 use super::{
     ApiSettings, ChainSettings, DiscoverySettings, EffectiveKey, Environment, FaucetSettings,
-    IdentitySettings, LogSettings, MonthlyPrices, Overrides, PortSettings, PriceSourceSettings,
-    PricingSettings, PublicIp, ResourceSettings, Secret, Settings, SettingsError, VmSettings,
-    WalletSettings,
+    IdentitySettings, LogSettings, MonthlyPrices, Overrides, PortQuorum, PortSettings,
+    PriceSourceSettings, PricingSettings, PublicIp, ReachabilitySettings, ResourceSettings, Secret,
+    Settings, SettingsError, Verification, VmSettings, WalletSettings,
     keys::{self, AnyKey, Description, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
     parse::Show,
     public_ip,
@@ -73,6 +73,10 @@ fn apply(sources: &mut Sources, overrides: &Overrides) {
     }
     if let Some(stop) = overrides.stop_vms_on_exit {
         sources.set(keys::STOP_VMS_ON_EXIT.description.name, &stop.show(), Origin::CommandLine);
+    }
+    if overrides.skip_port_verification {
+        let name = keys::SKIP_PORT_VERIFICATION.description.name;
+        sources.set(name, &true.show(), Origin::CommandLine);
     }
     let log = keys::LOG.description.name;
     if let (None, Some(Sourced { text, origin })) =
@@ -141,6 +145,18 @@ fn contradictions(sources: &Sources) -> Vec<String> {
             name(&keys::PORT),
             end - 1
         ));
+    }
+    if let PortQuorum::AtLeast(needed) = value(sources, &keys::PORT_CHECK_QUORUM) {
+        let servers = value(sources, &keys::PORT_CHECK_SERVERS).len();
+        let asked = servers + value(sources, &keys::PORT_CHECK_PEERS) as usize;
+        if needed as usize > asked {
+            problems.push(format!(
+                "{} is {needed}, but only {asked} are asked; allowed is `majority` or at most as many as there are in {} and {}",
+                keys::PORT_CHECK_QUORUM.description.name,
+                keys::PORT_CHECK_SERVERS.description.name,
+                keys::PORT_CHECK_PEERS.description.name
+            ));
+        }
     }
     problems
 }
@@ -214,7 +230,8 @@ fn build(
     let range = value(sources, &keys::PORT_RANGE_START)..value(sources, &keys::PORT_RANGE_END);
     let max_vms = value(sources, &keys::MAX_VMS);
     let mut warnings = Vec::new();
-    let public_ip = public_ip(environment, value(sources, &keys::PUBLIC_IP), host, &mut warnings);
+    let reachability = reachability(sources, environment);
+    let public_ip = public_ip(environment, &reachability, host, &mut warnings);
     warnings.extend(other_warnings(sources, max_vms, range.len()));
 
     let mut settings = Settings {
@@ -242,6 +259,7 @@ fn build(
             bind: host,
             max_connections_per_vm: value(sources, &keys::MAX_CONNECTIONS_PER_VM),
         },
+        reachability,
         vms: VmSettings {
             default_image: value(sources, &keys::DEFAULT_VM_IMAGE),
             max_vms,
@@ -277,6 +295,7 @@ fn build(
         log: LogSettings {
             format: value(sources, &keys::LOG_FORMAT),
             filter: value(sources, &keys::LOG),
+            file: None,
         },
         plugins: plugins(sources),
         warnings,
@@ -308,19 +327,44 @@ fn pricing(sources: &Sources, environment: Environment) -> PricingSettings {
     }
 }
 
+fn reachability(sources: &Sources, environment: Environment) -> ReachabilitySettings {
+    let is_development = environment == Environment::Development;
+    let public_ip_sources = match is_development {
+        true => Vec::new(),
+        false => value(sources, &keys::PUBLIC_IP_SOURCES),
+    };
+    ReachabilitySettings {
+        verification: match value(sources, &keys::SKIP_PORT_VERIFICATION) {
+            _ if is_development => Verification::Development,
+            true => Verification::Skipped,
+            false => Verification::Wanted,
+        },
+        servers: value(sources, &keys::PORT_CHECK_SERVERS),
+        quorum: value(sources, &keys::PORT_CHECK_QUORUM),
+        interval: Duration::from_secs(value(sources, &keys::PORT_CHECK_INTERVAL_SECONDS)),
+        unverified_ports: value(sources, &keys::UNVERIFIED_PORTS),
+        peers: value(sources, &keys::PORT_CHECK_PEERS),
+        serve_peers: value(sources, &keys::PORT_CHECK_PEERS_ENABLED),
+        public_ip: value(sources, &keys::PUBLIC_IP),
+        public_ip_sources,
+    }
+}
+
 fn public_ip(
     environment: Environment,
-    set: PublicIp,
+    reachability: &ReachabilitySettings,
     host: IpAddr,
     warnings: &mut Vec<String>,
 ) -> Option<IpAddr> {
-    match (set, environment) {
+    match (reachability.public_ip, environment) {
         (PublicIp::Fixed(address), _) => Some(address),
         (PublicIp::Auto, Environment::Development) if host.is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
         (PublicIp::Auto, Environment::Development) => Some(host),
         (PublicIp::Auto, Environment::Production) => public_ip::of_default_route().or_else(|| {
-            let name = keys::PUBLIC_IP.description.name;
-            warnings.push(format!("this machine has no public address of its own; set {name} to the one it is reached by"));
+            if reachability.public_ip_sources.is_empty() {
+                let name = keys::PUBLIC_IP.description.name;
+                warnings.push(format!("this machine has no public address of its own, and nobody is asked for it; set {name} to the one it is reached by"));
+            }
             None
         }),
     }

@@ -69,6 +69,27 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// For a look at what another process may be writing: nothing is made, nothing is brought up to date. `None` where there is no
+/// database.
+pub(super) fn open_to_look(path: &Path) -> Result<Option<Connection>, StoreError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || -> Result<(Connection, i64), rusqlite::Error> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        Ok((connection, found))
+    };
+    let (connection, found) = open().map_err(|error| StoreError::from(error).at(path))?;
+    let found = usize::try_from(found).unwrap_or(usize::MAX);
+    if found > MIGRATIONS.len() {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() });
+    }
+    Ok(Some(connection))
+}
+
 fn connect(path: &Path) -> Result<Connection, StoreError> {
     let open = || -> Result<Connection, rusqlite::Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -88,22 +109,6 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Damaged { path: path.to_owned(), message: verdict });
     }
     Ok(connection)
-}
-
-/// For a look at what another process may be writing: nothing is made, nothing is brought up to date. `None` where there is no
-/// database.
-pub(super) fn open_to_look(data_dir: &Path) -> Result<Option<Connection>, StoreError> {
-    let path = DataDirectory::database_in(data_dir);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || -> Result<Connection, rusqlite::Error> {
-        let connection = Connection::open_with_flags(&path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(connection)
-    };
-    open().map(Some).map_err(|error| StoreError::from(error).at(&path))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

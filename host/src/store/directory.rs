@@ -9,7 +9,8 @@ use std::{
 
 use super::StoreError;
 
-const LOCK_FILE: &str = "provider.lock";
+pub(super) const LOCK_FILE: &str = "provider.lock";
+pub(super) const DATABASE: &str = "provider.db";
 
 /// A data directory that this process has for itself until it is dropped, or the process ends in whatever way.
 pub(super) struct DataDirectory {
@@ -61,7 +62,7 @@ impl DataDirectory {
 
     /// Where the database of a data directory is, whoever has it.
     pub(super) fn database_in(path: &Path) -> PathBuf {
-        path.join("provider.db")
+        path.join(DATABASE)
     }
 }
 

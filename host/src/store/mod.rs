@@ -11,6 +11,7 @@ mod connection;
 mod directory;
 mod error;
 mod jobs;
+mod look;
 mod plugin_state;
 mod rates;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::sync::oneshot;
 use directory::DataDirectory;
 pub use error::StoreError;
 pub use jobs::JobRecord;
+pub use look::{Held, holder, vms_at_rest};
 pub use plugin_state::PluginState;
 pub use rates::{RateRecord, read_glm_rate};
 pub use vms::VmRecord;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 
-use super::{Store, StoreError, connection};
+use super::{DataDirectory, Store, StoreError, connection};
 
 /// A price of GLM that a source gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Store {
 /// # Errors
 /// The database cannot be read.
 pub fn read_glm_rate(data_dir: &Path) -> Result<Option<RateRecord>, StoreError> {
-    match connection::open_to_look(data_dir)? {
+    match connection::open_to_look(&DataDirectory::database_in(data_dir))? {
         // One that an older version left has no such table.
         Some(connection) if connection.table_exists(None::<&str>, "rates")? => read(&connection),
         _ => Ok(None),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, Row, Transaction, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
 use super::{JobRecord, Store, StoreError, jobs};
 use crate::vms::model::{Phase, Resources, Vm};
@@ -23,17 +23,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; so for every call here.
     pub async fn vms(&self) -> Result<Vec<VmRecord>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare("SELECT * FROM vms")?;
-            let mut records = Vec::new();
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                records.push(record(row)?);
-            }
-            records.sort_by(|a, b| (a.vm.created_at, &a.vm.id).cmp(&(b.vm.created_at, &b.vm.id)));
-            Ok(records)
-        })
-        .await
+        self.read(all).await
     }
 
     /// Writes down a new VM and its job, both or neither, and drops the record of the failed VM whose name it takes. Gives
@@ -114,6 +104,17 @@ impl Store {
         })
         .await
     }
+}
+
+pub(super) fn all(connection: &Connection) -> Result<Vec<VmRecord>, StoreError> {
+    let mut statement = connection.prepare("SELECT * FROM vms")?;
+    let mut records = Vec::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        records.push(record(row)?);
+    }
+    records.sort_by(|a, b| (a.vm.created_at, &a.vm.id).cmp(&(b.vm.created_at, &b.vm.id)));
+    Ok(records)
 }
 
 /// Issues `wanted`, or the first free one of `wanted-2`, `wanted-3` and so on. A name that a VM has is not free: requestors

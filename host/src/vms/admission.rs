@@ -97,6 +97,7 @@ impl Inner {
     /// Opens the lowest port that no VM holds and nothing else on this machine has. Nothing is forwarded yet.
     async fn open_free_port(&self, in_use: BTreeSet<u16>) -> Result<u16, VmError> {
         for port in self.ports.candidates(in_use) {
+            let _claim = self.ports.claim(port);
             match self.proxy.open(port, None).await {
                 Ok(()) => return Ok(port),
                 Err(error @ (OpenError::InUse(_) | OpenError::AlreadyOpen(_))) => {
@@ -106,6 +107,9 @@ impl Inner {
             }
         }
         let range = self.ports.range();
+        if self.ports.none_is_usable() {
+            return Err(VmError::NoVerifiedPort { from: range.start, to: range.end });
+        }
         Err(VmError::NoPort { from: range.start, to: range.end })
     }
 }

@@ -27,6 +27,13 @@ pub enum VmError {
         /// Exclusive.
         to: u16,
     },
+    #[error("no SSH port among {from}-{to} is known to be reachable from outside at the moment; try again in a minute, or choose another provider",
+        to = to.saturating_sub(1))]
+    NoVerifiedPort {
+        from: u16,
+        /// Exclusive.
+        to: u16,
+    },
     #[error("this provider takes at most {max} VMs and has that many")]
     TooManyVms { max: u32 },
     #[error("VM '{id}' is busy: {operation} is under way; try again when that has ended")]

@@ -282,6 +282,7 @@ impl Inner {
             }
             let Some(slot) = self.registry.take(&seen, Operation::Check) else { continue };
             let vm = &seen.vm;
+            let _claim = self.ports.claim(port);
             match self.proxy.open(port, seen.target).await {
                 Ok(()) if occupied.remove(&port) => {
                     tracing::info!(

@@ -8,11 +8,13 @@ mod show;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    pin::pin,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
 
 use super::{on_runtime, overridden};
 use crate::{
@@ -20,8 +22,6 @@ use crate::{
     plugins::{
         Kind,
         catalog::{About, Catalog},
-        ethereum::NoEthereum,
-        harness::MemoryState,
         installation::{Grant, GrantKind, Listed, check_name, grants_for},
     },
     settings::{self, Settings},
@@ -35,6 +35,9 @@ pub enum Plugin {
     List(Output),
     /// Show what a component is and what it asks for, without installing it
     Inspect(Inspect),
+    /// Show what can be set for a plugin, and what is set: golem-provider plugin settings qemu
+    #[command(long_about = SETTINGS)]
+    Settings(Name),
     /// Install a component, or a newer version of it, after showing what it asks for
     #[command(long_about = INSTALL)]
     Install(Install),
@@ -51,6 +54,15 @@ pub enum Plugin {
     /// Choose the plugin that makes new VMs, or all that list this provider: golem-provider plugin use vm-backend qemu
     Use(Use),
 }
+
+const SETTINGS: &str = "\
+Shows what can be set for a plugin: each setting with its type, its default, what it is for, what is set and where. What is \
+secret is shown as <hidden>.
+
+Settings are made in NAME.toml in the plugin directory, under [settings], or one by one as variables \
+GOLEM_PROVIDER_PLUGIN_NAME_KEY, which win. A provider that runs takes over a change of the file within seconds.
+
+Exit status: 0 shown, 1 there is no such plugin, or it cannot say.";
 
 const INSTALL: &str = "\
 Installs a component, or a newer version of one. What it asks for and why is shown, and granted only with your consent: \
@@ -172,8 +184,11 @@ impl Plugin {
                 show::list(&reports, output.json)?;
             }
             Self::Inspect(Inspect { file, output }) => {
-                let about = offline(settings)?.inspect(&file).await?;
+                let about = inspect(&offline(settings)?, &file).await?;
                 show::about(&about, output.json)?;
+            }
+            Self::Settings(Name { name, output }) => {
+                show::settings(&name, &offline(settings)?.settings_of(&name).await?, output.json)?;
             }
             Self::Install(install) => return install.carry_out(settings, running).await,
             Self::Remove(Name { name, output }) => {
@@ -277,12 +292,15 @@ impl Install {
     ) -> anyhow::Result<Outcome> {
         let file = absolute(&self.file)?;
         let catalog = offline(settings)?;
-        let about = catalog.inspect(&file).await?;
+        let about = inspect(&catalog, &file).await?;
         let Some(grants) = self.consent(&about)? else { return Ok(Outcome::NeedsConsent) };
         let report = match running {
-            Some(client) => client.install(&InstallRequest { file, grants }).await?,
+            Some(client) => {
+                let sha256 = about.sha256.clone();
+                client.install(&InstallRequest { file, sha256, grants }).await?
+            }
             None => {
-                let loaded = catalog.install(&file, &grants).await?;
+                let loaded = catalog.install(&file, &about.sha256, &grants).await?;
                 idle(catalog.listed(&loaded.about.name).await)
             }
         };
@@ -303,6 +321,27 @@ impl Install {
     }
 }
 
+/// How long nothing is said.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a component is. Says that it is being compiled, where that takes long: so it is with one that brings the runtime of a
+/// language along, the first time that it is seen here.
+async fn inspect(catalog: &Catalog, file: &Path) -> anyhow::Result<About> {
+    let mut work = pin!(catalog.inspect(file));
+    if let Ok(about) = tokio::time::timeout(PATIENCE, work.as_mut()).await {
+        return Ok(about?);
+    }
+    let what = format!("compiling {} for this machine", file.display());
+    let waiting = ProgressBar::new_spinner().with_message(what.clone());
+    if waiting.is_hidden() {
+        eprintln!("{what} …");
+    }
+    waiting.enable_steady_tick(Duration::from_millis(200));
+    let about = work.await;
+    waiting.finish_and_clear();
+    Ok(about?)
+}
+
 fn absolute(file: &Path) -> anyhow::Result<PathBuf> {
     file.canonicalize().with_context(|| format!("cannot read {}", file.display()))
 }
@@ -318,8 +357,7 @@ fn idle(listed: Listed) -> PluginReport {
 
 /// The plugins of a provider that does not run.
 fn offline(settings: &Settings) -> anyhow::Result<Catalog> {
-    // What a plugin keeps while it is tried without a provider is forgotten afterwards.
-    Ok(Catalog::new(settings.into(), Arc::new(MemoryState::default()), Arc::new(NoEthereum))?)
+    Ok(Catalog::offline(settings.into())?)
 }
 
 #[cfg(test)]

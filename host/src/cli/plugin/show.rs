@@ -5,8 +5,8 @@ use serde_json::json;
 use super::Output;
 use crate::{
     admin::{PluginReport, PluginState},
-    cli::print::{json as print_json, print, table},
-    plugins::{Kind, catalog::About, manifest::Ask},
+    cli::print::{print, print_json, table},
+    plugins::{Kind, catalog::About, manifest::Ask, schema::Setting},
 };
 
 fn state(report: &PluginReport) -> String {
@@ -62,10 +62,10 @@ pub fn asks(asks: &[Ask]) -> String {
 
 pub fn about(about: &About, as_json: bool) -> anyhow::Result<()> {
     if as_json {
-        let schema: serde_json::Value =
-            serde_json::from_str(&about.settings_schema).unwrap_or_default();
+        let schema = about.settings_schema.as_deref().map(serde_json::from_str);
         let mut value = serde_json::to_value(about)?;
-        value["settings_schema"] = schema;
+        // One that is no JSON is refused when the plugin is loaded.
+        value["settings_schema"] = schema.and_then(Result::ok).unwrap_or_default();
         return print_json(&value);
     }
     let field = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
@@ -85,6 +85,43 @@ pub fn about(about: &About, as_json: bool) -> anyhow::Result<()> {
     }
     if !about.missing.is_empty() && about.missing != about.asks {
         text += &format!("\nOf that is not granted yet:\n\n{}", asks(&about.missing));
+    }
+    print(&text)?;
+    Ok(())
+}
+
+pub fn settings(name: &str, settings: &[Setting], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return print_json(&settings);
+    }
+    if settings.is_empty() {
+        print(&format!("nothing can be set for the plugin {name}\n"))?;
+        return Ok(());
+    }
+    let written = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let or_dash = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or("-".into());
+    let head = ["SETTING", "TYPE", "DEFAULT", "SET TO", "WHERE"].map(str::to_owned).to_vec();
+    let row = |setting: &Setting| {
+        vec![
+            setting.name.clone(),
+            or_dash(Some(setting.kind.clone())),
+            or_dash(setting.default.as_ref().map(written)),
+            or_dash(setting.value.as_ref().map(written)),
+            or_dash(setting.origin.clone()),
+        ]
+    };
+    let mut text = table(&[vec![head], settings.iter().map(row).collect()].concat());
+    let described = settings.iter().filter_map(|setting| {
+        let secret = if setting.secret { " (secret)" } else { "" };
+        let description = setting.description.as_deref()?;
+        Some(vec![format!("  {}", setting.name), format!("{description}{secret}")])
+    });
+    let described: Vec<_> = described.collect();
+    if !described.is_empty() {
+        text += &format!("\n{}", table(&described));
     }
     print(&text)?;
     Ok(())
@@ -116,17 +153,4 @@ pub fn done(output: &Output, name: &str, what: &str) -> anyhow::Result<()> {
     }
     print(&format!("{what}\n"))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["NAME", "STATE"], ["multipass", "x"]];
-        let rows: Vec<Vec<String>> =
-            rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
-        assert_eq!(table(&rows), "NAME       STATE\nmultipass  x\n");
-    }
 }

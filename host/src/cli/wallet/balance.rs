@@ -51,7 +51,7 @@ pub fn run(settings: &Settings, as_json: bool) -> anyhow::Result<Outcome> {
     waiting.finish_and_clear();
     if as_json {
         let chains: Vec<Value> = holdings.iter().map(Holding::json).collect();
-        print::json(&json!({ "address": wallet.provider_id(), "chains": chains }))?;
+        print::print_json(&json!({ "address": wallet.provider_id(), "chains": chains }))?;
     } else {
         let mut rows = vec![["CHAIN", "ID", "COIN", "GLM"].map(str::to_owned).to_vec()];
         rows.extend(holdings.iter().map(Holding::row));

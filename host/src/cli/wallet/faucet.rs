@@ -74,7 +74,7 @@ pub fn run(
             Money::Enough { has } => (false, None, Some(has)),
             Money::Sent { transaction, has } => (true, Some(transaction), has.as_ref()),
         };
-        print::json(&json!({
+        print::print_json(&json!({
             "address": address, "chain": chain.as_str(), "asked": asked, "transaction": transaction,
             "balance_wei": has.map(U256::to_string),
         }))?;

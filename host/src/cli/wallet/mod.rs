@@ -235,7 +235,7 @@ fn say(output: &Output, wallet: &Wallet, more: Value, text: &str) -> anyhow::Res
         if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
             object.extend(more);
         }
-        print::json(&object)?;
+        print::print_json(&object)?;
     } else {
         print::print(&format!("{text}\n"))?;
     }

@@ -9,9 +9,10 @@
 //! life        create ─ side by side ─ ready ─ restart of the provider ─ stop ─ start ─ delete
 //! left        nothing is left of what was made
 //! ```
-//! A check that needs the outcome of one that failed is not applicable. Whatever happens, also when the suite is broken off,
+//! What an advertiser promises is in `advertising.rs`. A check that needs the outcome of one that failed is not applicable. Whatever happens, also when the suite is broken off,
 //! [`run`] removes what it had made. `record.rs` keeps the outcomes, the other modules are the checks.
 
+mod advertising;
 mod expect;
 mod identity;
 mod left;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::record::Recorder;
 pub use self::record::{Check, Event, Observer, Outcome, Verdict};
 use super::{
+    advertiser_component::AdvertiserComponent,
     harness::{Harness, Loaded},
     kind::Kind,
     plugin::{Description, Finding},
@@ -34,8 +36,9 @@ use super::{
 };
 
 /// What a run came to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Report {
+    pub kind: Kind,
     /// Absent if the plugin could not even say what it is.
     pub plugin: Option<Description>,
     /// What its probe found.
@@ -48,6 +51,17 @@ pub struct Report {
 }
 
 impl Report {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            plugin: None,
+            findings: Vec::new(),
+            blocked: false,
+            interrupted: false,
+            outcomes: Vec::new(),
+        }
+    }
+
     /// Was everything tried, and was all of it as promised?
     pub fn passed(&self) -> bool {
         !self.blocked
@@ -69,8 +83,53 @@ impl Report {
     }
 }
 
-/// How long the machines that a run has left are given to be removed.
+/// How long what a run has left is given to be removed.
 const TIDYING: Duration = Duration::from_secs(120);
+
+/// Checks a plugin of whatever kind; what is no plugin at all fails as a VM backend. `image` is for those.
+pub async fn run(
+    harness: &Harness,
+    image: Option<&str>,
+    observer: Observer,
+    broken_off: &CancellationToken,
+) -> Report {
+    match harness.compile().await.map(|component| component.kind()) {
+        Ok(Kind::DiscoveryAdvertiser) => run_advertiser(harness, observer, broken_off).await,
+        Ok(Kind::VmBackend) | Err(_) => run_vm_backend(harness, image, observer, broken_off).await,
+    }
+}
+
+/// Checks an advertiser, at the place that its settings name. It lists the provider whose key the harness has, or one that
+/// nobody is, and withdraws that whatever happens, also when `broken_off` is cancelled.
+pub async fn run_advertiser(
+    harness: &Harness,
+    observer: Observer,
+    broken_off: &CancellationToken,
+) -> Report {
+    let kind = Kind::DiscoveryAdvertiser;
+    let mut report = Report::new(kind);
+    let mut recorder = Recorder::new(observer);
+    let mut bed = None;
+    let work = async {
+        let plugin =
+            identity::check(harness, kind, AdvertiserComponent::new, &mut recorder, &mut report)
+                .await?;
+        let bed = bed.insert(advertising::Bed::new(plugin, harness.address(), recorder.observer()));
+        advertising::check(bed, harness, &mut recorder).await;
+        Some(())
+    };
+    tokio::select! {
+        _ = work => {}
+        () = broken_off.cancelled() => report.interrupted = true,
+    }
+    if let Some(bed) = bed {
+        recorder.say("withdrawing what is left");
+        // What does not go in time expires by itself.
+        let _ = tokio::time::timeout(TIDYING, bed.tidy()).await;
+    }
+    report.outcomes = recorder.into_outcomes();
+    report
+}
 
 /// Checks a VM backend. `image` is one of its aliases, by default the first. Ends early, and tidies up, when `broken_off`
 /// is cancelled.
@@ -80,7 +139,7 @@ pub async fn run_vm_backend(
     observer: Observer,
     broken_off: &CancellationToken,
 ) -> Report {
-    let mut report = Report::default();
+    let mut report = Report::new(Kind::VmBackend);
     let mut recorder = Recorder::new(observer);
     let machines = Machines::new();
     let mut loaded = None;

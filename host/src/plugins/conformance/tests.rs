@@ -52,7 +52,7 @@ async fn run(harness: &Harness) -> Report {
             eprintln!("{outcome:?}");
         }
     });
-    run_vm_backend(harness, None, observer, &CancellationToken::new()).await
+    super::run(harness, None, observer, &CancellationToken::new()).await
 }
 
 /// The reason that this promise was not kept.
@@ -192,4 +192,86 @@ async fn each_promise_that_is_not_kept_is_noticed() {
         assert!(!report.passed(), "{fault}: {reason}");
         eprintln!("{fault}: {reason}");
     }
+}
+
+fn entries(harness: &Harness) -> usize {
+    let entries = harness.root().join("vms/blackboard/entries");
+    entries.read_dir().map_or(0, Iterator::count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_advertiser_that_keeps_its_promises_passes_and_leaves_no_entry() {
+    let harness = harness("blackboard", json!({ "step-ms": 5 }));
+    let report = run(&harness).await;
+    assert!(report.passed(), "{:?}", report.counts());
+    assert_eq!(report.kind, Kind::DiscoveryAdvertiser);
+    assert!(report.outcomes.len() > 25, "only {} checks", report.outcomes.len());
+    assert_eq!(entries(&harness), 0);
+}
+
+/// Each of these is an advertiser that keeps all promises but one.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_promise_that_an_advertiser_does_not_keep_is_noticed() {
+    for (fault, call, promise) in [
+        ("no-interval", "get-schedule", "a second at least"),
+        ("expires-too-soon", "publish", "beyond the next interval"),
+        ("takes-anything", "look-up", "no address"),
+        ("takes-anything", "publish", "no address"),
+        ("takes-anything", "publish", "price"),
+        ("second-entry", "publish", "no second entry"),
+        ("leaves-halves", "publish", "cut off in the middle"),
+        ("never-updates", "publish", "a change is"),
+        ("forgets", "look-up", "exactly what was published"),
+        ("lies", "look-up", "exactly what was published"),
+        ("finds-too-much", "search", "does not"),
+        ("finds-nothing", "search", "finds it"),
+        ("withdraws-nothing", "withdraw", "the entry is gone"),
+        ("traps", "publish", "the first time"),
+        ("hangs", "publish", "the first time"),
+    ] {
+        // On a fast machine a publication would be whole before it is cut off.
+        let step_ms = if fault == "leaves-halves" { 150 } else { 0 };
+        let settings = json!({ "fault": fault, "step-ms": step_ms, "minimum-gap-ms": 0 });
+        let mut harness = harness("blackboard", settings);
+        if fault == "hangs" {
+            harness = harness.within(Duration::from_millis(500));
+        }
+        let report = run(&harness).await;
+        let reason = failure(&report, call, promise);
+        assert!(!report.passed(), "{fault}: {reason}");
+        if fault != "withdraws-nothing" {
+            assert_eq!(entries(&harness), 0, "{fault} has left an entry");
+        }
+        eprintln!("{fault}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_advertiser_without_its_place_is_checked_as_far_as_that_goes() {
+    let report = run(&harness("blackboard", json!({ "fault": "unavailable" }))).await;
+    let (passed, failed, not_applicable) = report.counts();
+    assert!(!report.passed() && failed == 0, "{:?}", report.counts());
+    assert!(passed > 8 && not_applicable > 10, "{:?}", report.counts());
+    let first = report.outcomes.iter().find_map(|outcome| match &outcome.verdict {
+        Verdict::NotApplicable(reason) => Some(reason.as_str()),
+        _ => None,
+    });
+    assert!(first.is_some_and(|reason| reason.contains("taken away")), "{first:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_advertiser_whose_run_is_broken_off_withdraws_its_entry() {
+    let harness = harness("blackboard", json!({}));
+    let broken_off = CancellationToken::new();
+    let when_listed = broken_off.clone();
+    let observer: Observer = Arc::new(move |event| {
+        if let Event::Begins(check) = event
+            && check.call == "search"
+        {
+            when_listed.cancel();
+        }
+    });
+    let report = run_advertiser(&harness, observer, &broken_off).await;
+    assert!(report.interrupted && !report.passed());
+    assert_eq!(entries(&harness), 0);
 }

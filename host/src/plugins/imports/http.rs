@@ -39,7 +39,8 @@ use crate::plugins::{
     },
     call::{CallState, PluginContext},
     limits::{
-        DOWNLOAD_BYTES, HTTP_BODY_BYTES, HTTP_CONNECT, HTTP_HEADERS, HTTP_IDLE, HTTP_REDIRECTS,
+        DOWNLOAD_BYTES, HTTP_BODY_BYTES, HTTP_CONNECT, HTTP_HEADERS, HTTP_IDLE, HTTP_KEPT,
+        HTTP_REDIRECTS,
     },
     vm_backend::{Progress, ProgressSink},
 };
@@ -61,6 +62,8 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(HTTP_CONNECT)
             .read_timeout(HTTP_IDLE)
+            // Plugins ask now and then, and servers close what is idle: a connection that is about to be closed is not used.
+            .pool_idle_timeout(HTTP_KEPT)
             .user_agent(concat!("golem-provider/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(Arc::new(PublicOnly))
             .build()

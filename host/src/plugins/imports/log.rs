@@ -79,7 +79,7 @@ impl Host for CallState {
             return;
         }
         let name = self.plugin.name.as_str();
-        let message = text::plain(&message, limits::LOG_MESSAGE_BYTES);
+        let message = text::plain(&self.plugin.hide(message), limits::LOG_MESSAGE_BYTES);
         match level {
             Level::Trace => tracing::trace!(target: "plugin", { plugin.name = name }, "{message}"),
             Level::Debug => tracing::debug!(target: "plugin", { plugin.name = name }, "{message}"),
@@ -90,7 +90,7 @@ impl Host for CallState {
     }
 
     fn panicked(&mut self, message: String) {
-        self.panic = Some(text::plain(&message, limits::TEXT_BYTES));
+        self.panic = Some(text::plain(&self.plugin.hide(message), limits::TEXT_BYTES));
     }
 }
 

@@ -355,3 +355,42 @@ proptest! {
         let _ = machine.resolve(&[(keys::ALL[key].description().name, &value)]);
     }
 }
+
+#[test]
+fn ports_are_verified_in_production_unless_the_operator_says_otherwise() {
+    let machine = Machine::new();
+    let settings = machine.resolve(&[]).unwrap().reachability;
+    assert_eq!(settings.verification, Verification::Wanted);
+    assert_eq!(settings.quorum, PortQuorum::Majority);
+    assert_eq!(settings.unverified_ports, crate::settings::UnverifiedPorts::Warn);
+    assert_eq!((settings.servers.len(), settings.public_ip_sources.len()), (2, 3));
+    assert!(!settings.serve_peers && settings.peers == 0);
+
+    let skip = Overrides { skip_port_verification: true, ..Overrides::default() };
+    let settings = machine.resolve_with(&[], &skip).unwrap().reachability;
+    assert_eq!(settings.verification, Verification::Skipped);
+    let development = Overrides { development: true, ..skip };
+    let settings = machine.resolve_with(&[], &development).unwrap().reachability;
+    assert_eq!(settings.verification, Verification::Development);
+    assert!(settings.public_ip_sources.is_empty(), "nobody is asked in development");
+}
+
+#[test]
+fn a_quorum_has_to_be_one_that_can_be_reached() {
+    let machine = Machine::new();
+    let with = |quorum, peers| {
+        machine.resolve(&[
+            ("GOLEM_PROVIDER_PORT_CHECK_QUORUM", quorum),
+            ("GOLEM_PROVIDER_PORT_CHECK_PEERS", peers),
+        ])
+    };
+    assert_eq!(with("2", "0").unwrap().reachability.quorum, PortQuorum::AtLeast(2));
+    assert_eq!(with("3", "1").unwrap().reachability.quorum, PortQuorum::AtLeast(3));
+    for (quorum, peers) in [("3", "0"), ("0", "0"), ("most", "0"), ("-1", "0")] {
+        let problems = with(quorum, peers).unwrap_err().problems;
+        assert!(
+            problems.len() == 1 && problems[0].contains("GOLEM_PROVIDER_PORT_CHECK_QUORUM"),
+            "{problems:?}"
+        );
+    }
+}

@@ -17,7 +17,8 @@ use crate::cli::WRONG_USAGE;
 pub enum Author {
     /// Make a project for a new plugin, which builds and passes its tests as it is
     New(new::New),
-    /// Make a plugin's component of what the compiler made
+    /// Make a plugin's file of what the compiler made and its manifest
+    #[command(long_about = pack::ABOUT)]
     Pack(pack::Pack),
     /// Check that a component keeps what its kind promises, in the real engine
     #[command(long_about = test::ABOUT)]

@@ -1,7 +1,7 @@
 //! `plugin new`: a project for a plugin, out of the files in `template/`.
 //!
-//! What it makes is a whole plugin whose machines are only remembered: it builds, passes its own tests and the conformance
-//! suite, and has one file in which a hypervisor takes the place of memory.
+//! What it makes is a whole plugin whose machines, or listings, are only remembered: it builds, passes its own tests and the
+//! conformance suite, and has one file in which a hypervisor, or a place, takes the place of memory.
 
 use std::{
     fs, io,
@@ -33,6 +33,8 @@ enum Kind {
     /// Makes and runs virtual machines
     #[default]
     VmBackend,
+    /// Lists the provider where requestors look
+    DiscoveryAdvertiser,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -45,14 +47,24 @@ enum Language {
 const fn template(kind: Kind, language: Language) -> &'static [(&'static str, &'static str)] {
     match (kind, language) {
         (Kind::VmBackend, Language::Rust) => &[
-            ("Cargo.toml", include_str!("template/Cargo.toml.in")),
-            ("plugin.toml", include_str!("template/plugin.toml.in")),
-            ("README.md", include_str!("template/README.md.in")),
+            ("Cargo.toml", include_str!("template/vm-backend/Cargo.toml.in")),
+            ("plugin.toml", include_str!("template/vm-backend/plugin.toml.in")),
+            ("README.md", include_str!("template/vm-backend/README.md.in")),
             (".gitignore", include_str!("template/gitignore.in")),
-            ("src/lib.rs", include_str!("template/src/lib.rs.in")),
-            ("src/hypervisor.rs", include_str!("template/src/hypervisor.rs.in")),
-            ("src/machine.rs", include_str!("template/src/machine.rs.in")),
-            ("src/settings.rs", include_str!("template/src/settings.rs.in")),
+            ("src/lib.rs", include_str!("template/vm-backend/src/lib.rs.in")),
+            ("src/hypervisor.rs", include_str!("template/vm-backend/src/hypervisor.rs.in")),
+            ("src/machine.rs", include_str!("template/vm-backend/src/machine.rs.in")),
+            ("src/settings.rs", include_str!("template/vm-backend/src/settings.rs.in")),
+        ],
+        (Kind::DiscoveryAdvertiser, Language::Rust) => &[
+            ("Cargo.toml", include_str!("template/discovery-advertiser/Cargo.toml.in")),
+            ("plugin.toml", include_str!("template/discovery-advertiser/plugin.toml.in")),
+            ("README.md", include_str!("template/discovery-advertiser/README.md.in")),
+            (".gitignore", include_str!("template/gitignore.in")),
+            ("src/lib.rs", include_str!("template/discovery-advertiser/src/lib.rs.in")),
+            ("src/entry.rs", include_str!("template/discovery-advertiser/src/entry.rs.in")),
+            ("src/place.rs", include_str!("template/discovery-advertiser/src/place.rs.in")),
+            ("src/settings.rs", include_str!("template/discovery-advertiser/src/settings.rs.in")),
         ],
     }
 }
@@ -126,28 +138,30 @@ fn is_sdk(directory: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn new(name: &str) -> New {
-        New { name: name.into(), kind: Kind::VmBackend, lang: Language::Rust, sdk: String::new() }
+    fn new(name: &str, kind: Kind) -> New {
+        New { name: name.into(), kind, lang: Language::Rust, sdk: String::new() }
     }
 
     #[test]
     fn a_project_has_every_name_filled_in_and_takes_no_directory_that_is_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let project = directory.path().join("my-backend");
-        let sdk = dependency(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();
-        new("my-backend").make(&project, &sdk).unwrap();
-        for (path, _) in template(Kind::VmBackend, Language::Rust) {
-            let text = fs::read_to_string(project.join(path)).unwrap();
-            for open in ["@NAME@", "@MODULE@", "@SDK@"] {
-                assert!(!text.contains(open), "{path}: {text}");
+        for kind in [Kind::VmBackend, Kind::DiscoveryAdvertiser] {
+            let directory = tempfile::tempdir().unwrap();
+            let project = directory.path().join("my-plugin");
+            let sdk = dependency(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();
+            new("my-plugin", kind).make(&project, &sdk).unwrap();
+            for (path, _) in template(kind, Language::Rust) {
+                let text = fs::read_to_string(project.join(path)).unwrap();
+                for open in ["@NAME@", "@MODULE@", "@SDK@"] {
+                    assert!(!text.contains(open), "{path}: {text}");
+                }
             }
+            let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
+            let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+            assert_eq!(manifest["package"]["name"].as_str(), Some("golem-plugin-my-plugin"));
+            let sdk = manifest["dependencies"]["golem-provider-sdk"]["path"].as_str().unwrap();
+            assert!(Path::new(sdk).join("src/lib.rs").is_file(), "{sdk}");
+            assert!(new("my-plugin", kind).make(&project, "").is_err());
         }
-        let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
-        let manifest: toml::Table = toml::from_str(&manifest).unwrap();
-        assert_eq!(manifest["package"]["name"].as_str(), Some("golem-plugin-my-backend"));
-        let sdk = manifest["dependencies"]["golem-provider-sdk"]["path"].as_str().unwrap();
-        assert!(Path::new(sdk).join("src/lib.rs").is_file(), "{sdk}");
-        assert!(new("my-backend").make(&project, "").is_err());
     }
 
     #[test]

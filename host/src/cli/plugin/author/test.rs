@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{super::show, Unusable, read, read_text};
 use crate::{
     plugins::{
-        Severity,
+        Kind, Severity,
         conformance::{self, Event, Outcome, Report, Verdict},
         harness::{self, Harness, HarnessError},
         manifest::{Ask, Manifest},
@@ -26,10 +26,11 @@ use crate::{
 
 pub const ABOUT: &str = "\
 Checks that a plugin keeps what its kind promises: it is loaded as a provider loads it, and called with good and bad \
-input, again and again, side by side, and cut off in the middle. It makes real machines and removes them again.
+input, again and again, side by side, and cut off in the middle. A VM backend makes real machines and removes them again. \
+An advertiser lists a provider that does not exist, for some seconds, at the place that --settings names.
 
 Nothing of a provider on this machine is used: settings, files and durable values of the plugin are in a directory \
-that is gone afterwards. What the plugin asks for is shown first, and granted if you say so.
+that is gone afterwards, and the key that it signs with was made for this run. What the plugin asks for is shown first, and granted if you say so.
 
 Exit status: 0 everything is as promised, 1 something is not or could not be tried, 2 the command line or a file that \
 it names is wrong.";
@@ -65,8 +66,10 @@ impl Test {
             .and_then(|manifest| manifest.check().map(|()| manifest))
             .map_err(|error| Unusable::file("use", &self.file, error))?;
         let unusable = |error: HarnessError| Unusable(error.to_string());
-        let mut harness =
-            Harness::new(component).map_err(unusable)?.deadlines(&as_the_provider_waits());
+        let mut harness = Harness::new(component)
+            .map_err(unusable)?
+            .deadlines(&as_the_provider_waits())
+            .own_key();
         if let Some(file) = &self.settings {
             harness = harness
                 .configured(&read_text(file)?)
@@ -112,9 +115,7 @@ impl Test {
         let observer = Arc::new(move |event: Event<'_>| {
             screen.lock().unwrap_or_else(PoisonError::into_inner).show(&event);
         });
-        let report =
-            conformance::run_vm_backend(harness, self.image.as_deref(), observer, &broken_off)
-                .await;
+        let report = conformance::run(harness, self.image.as_deref(), observer, &broken_off).await;
         waiting.abort();
         report
     }
@@ -251,14 +252,18 @@ fn ending(report: &Report) -> String {
         Some(plugin) => format!("{} {}", plugin.name, plugin.version),
         None => "the plugin".to_owned(),
     };
+    let kind = match report.kind {
+        Kind::VmBackend => "a VM backend",
+        Kind::DiscoveryAdvertiser => "an advertiser",
+    };
     let verdict = if report.interrupted {
         "was not tried to the end"
     } else if report.blocked {
         "cannot work on this machine, so most of it could not be tried"
     } else if report.passed() {
-        "keeps what a VM backend promises"
+        &format!("keeps what {kind} promises")
     } else {
-        "does not keep what a VM backend promises"
+        &format!("does not keep what {kind} promises")
     };
     text.push_str(&format!(
         "{name} {verdict}: {passed} passed, {failed} failed, {not_applicable} not applicable\n"
@@ -303,7 +308,7 @@ fn as_json(report: &Report) -> serde_json::Value {
     let (passed, failed, not_applicable) = report.counts();
     json!({
         "plugin": plugin,
-        "kind": "vm-backend",
+        "kind": report.kind,
         "passed": report.passed(),
         "blocked": report.blocked,
         "interrupted": report.interrupted,

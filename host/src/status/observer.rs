@@ -1,0 +1,81 @@
+//! Puts the status of a provider that runs together.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{
+    NetworkSection, ProviderSection, ResourcesSection, Running, Sections, Status, plugins, vms,
+};
+use crate::{
+    discovery::Advertising, payments::pricing::Prices, plugins::catalog::Catalog,
+    ports::verification::Reachability, proxy::Proxy, resources::Minimums, settings::Settings,
+    telemetry::LogTarget, vms::VmService,
+};
+
+/// Looks at everything that a status is made of. Clones look at the same.
+#[derive(Clone)]
+pub struct Observer(Arc<Inner>);
+
+struct Inner {
+    provider: ProviderSection,
+    minimums: Minimums,
+    max_vms: u32,
+    parts: ObserverParts,
+}
+
+/// What is looked at.
+pub struct ObserverParts {
+    pub catalog: Arc<Catalog>,
+    pub vms: VmService,
+    pub proxy: Proxy,
+    pub advertising: Advertising,
+    pub prices: watch::Receiver<Prices>,
+    pub reachability: watch::Receiver<Reachability>,
+}
+
+impl Observer {
+    /// For a provider that is ready from now on.
+    pub fn new(settings: &Settings, minimums: Minimums, parts: ObserverParts) -> Observer {
+        let running = Running {
+            pid: std::process::id(),
+            since: Timestamp::now(),
+            log: LogTarget::of_this_process(&settings.log),
+        };
+        Observer(Arc::new(Inner {
+            provider: ProviderSection::new(settings, Some(running)),
+            minimums,
+            max_vms: settings.vms.max_vms,
+            parts,
+        }))
+    }
+
+    /// How the provider is now. Asks no backend.
+    pub async fn status(&self) -> Status {
+        let Inner { provider, minimums, max_vms, parts } = self.0.as_ref();
+        let listed = parts.catalog.list().await;
+        let (vms, proxy) = vms::sections(&parts.vms, &parts.proxy, *max_vms);
+        Status::of(Sections {
+            provider: provider.clone(),
+            resources: Some(ResourcesSection {
+                amounts: parts.vms.resources(),
+                minimums: *minimums,
+            }),
+            vms,
+            plugins: plugins::section(
+                listed,
+                parts.vms.backends(),
+                &parts.advertising,
+                Timestamp::now(),
+            ),
+            network: Some(NetworkSection::of(
+                parts.reachability.borrow().clone(),
+                &parts.advertising,
+            )),
+            prices: Some(parts.prices.borrow().clone()),
+            proxy: Some(proxy),
+            start: None,
+        })
+    }
+}
