@@ -13,6 +13,7 @@ use golem_provider::{
     plugins::{
         Advertiser, FailureKind,
         advertiser::{Advertisement, Change, Prices, Query, Resources},
+        conformance,
         harness::{AdvertiserComponent, Harness, Loaded},
     },
     settings::Secret,
@@ -21,6 +22,7 @@ use golem_provider_tests::{
     Anvil, GolemBase, Paper, Provider, Setup, anvil::ACCOUNTS, component, wait,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// The provider, and somebody else.
 const US: (&str, &str) = ACCOUNTS[1];
@@ -40,12 +42,15 @@ fn chains(urls: &[String]) -> Result<Chains> {
 }
 
 /// The plugin, with the provider's own way to chains.
-async fn advertiser(urls: &[String]) -> Result<Loaded<AdvertiserComponent>> {
-    let harness = Harness::new(fs::read(component("golem-base")?)?)?
-        .settings(json!({ "interval-seconds": INTERVAL_SECONDS }))
+fn harness(urls: &[String]) -> Result<Harness> {
+    Ok(Harness::new(fs::read(component("golem-base")?)?)?
+        .settings(json!({ "interval-seconds": INTERVAL_SECONDS, "minimum-gap-ms": 100 }))
         .compiled_in(component("golem-base")?.with_file_name("compiled"))
-        .ethereum(Arc::new(chains(urls)?));
-    Ok(harness.load_advertiser().await?)
+        .ethereum(Arc::new(chains(urls)?)))
+}
+
+async fn advertiser(urls: &[String]) -> Result<Loaded<AdvertiserComponent>> {
+    Ok(harness(urls)?.load_advertiser().await?)
 }
 
 fn advertisement(cpu_cores: u32) -> Result<Advertisement> {
@@ -133,6 +138,31 @@ async fn one_entry_is_made_changed_prolonged_and_taken_away() -> Result<()> {
     plugin.withdraw(US.0).await?;
     assert!(golem_base.entities().await?.is_empty());
     plugin.withdraw(US.0).await?;
+
+    // One that was sent a moment ago, and is not mined yet, is not left to be mined later.
+    golem_base.chain()?.rpc("evm_setAutomine", json!([false])).await?;
+    let said = advertisement(4)?;
+    let cut_off = tokio::time::timeout(Duration::from_secs(3), plugin.publish(&said)).await;
+    ensure!(cut_off.is_err(), "{cut_off:?}");
+    let mining = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        golem_base.chain()?.rpc("evm_mine", json!([])).await
+    };
+    let (withdrawn, mined) = tokio::join!(plugin.withdraw(US.0), mining);
+    withdrawn?;
+    mined?;
+    assert!(golem_base.entities().await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plugin_keeps_every_promise_of_an_advertiser() -> Result<()> {
+    let golem_base = GolemBase::start().await?;
+    let never = CancellationToken::new();
+    let harness = harness(&[golem_base.url()])?;
+    let report = conformance::run_advertiser(&harness, Arc::new(|_| {}), &never).await;
+    ensure!(report.passed(), "{:#?}", report.outcomes);
+    assert!(golem_base.entities().await?.is_empty());
     Ok(())
 }
 
@@ -286,7 +316,7 @@ async fn a_provider_is_listed_shrinks_with_its_machines_and_is_gone_when_it_ends
 
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio one@example.org";
     let vm =
-        json!({ "name": "mine", "cpu_cores": 1, "memory_gb": 1, "storage_gb": 1, "ssh_key": key });
+        json!({ "name": "mine", "cpu_cores": 1, "memory_gb": 1, "storage_gb": 10, "ssh_key": key });
     let made = provider.client().post("/vms", &vm).await?;
     ensure!(matches!(made.status, 200 | 201), "{} {}", made.status, made.text);
     // A provider that has nothing left is not listed.

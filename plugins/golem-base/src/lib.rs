@@ -40,7 +40,10 @@ use crate::{
 
 /// The longest that a publication waits for its transaction, and a withdrawal. Both look at the chain before.
 const PUBLISH_WAITS: Duration = Duration::from_secs(110);
-const WITHDRAW_WAITS: Duration = Duration::from_secs(40);
+const WITHDRAW_WAITS: Duration = Duration::from_secs(25);
+
+/// After each the chain is looked at again.
+const WITHDRAW_ATTEMPTS: u32 = 4;
 
 /// Strangers' entities under one id that are looked at: anybody can make any number of them.
 const STRANGERS: usize = 50;
@@ -117,11 +120,26 @@ impl Advertiser for GolemBase {
 
     fn withdraw(provider_id: String) -> Result<()> {
         check_is_us(&provider_id)?;
-        let keys: Vec<_> = our_entities(&provider_id)?.iter().map(|entity| entity.key).collect();
-        if keys.is_empty() {
-            return Ok(());
+        let mut last = None;
+        for _ in 0..WITHDRAW_ATTEMPTS {
+            // Asked first: what is mined after this is among the entities.
+            let is_under_way = node::is_transaction_under_way(&provider_id)?;
+            let ours = our_entities(&provider_id)?;
+            if ours.is_empty() && !is_under_way {
+                return Ok(());
+            }
+            // A publication that was cut off may still be mined. This takes its place, with nothing in it if need be.
+            let keys = ours.iter().map(|entity| entity.key).collect();
+            match node::apply(&Operations::delete(keys), WITHDRAW_WAITS) {
+                Ok(_) => {}
+                // It was mined first, for instance.
+                Err(error @ Error::Unavailable(_)) => last = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        node::apply(&Operations::delete(keys), WITHDRAW_WAITS).map(drop)
+        Err(last.unwrap_or_else(|| {
+            Error::Unavailable("entries and transactions of this key come anew all the time".into())
+        }))
     }
 
     fn look_up(provider_id: String) -> Result<Vec<Listing>> {

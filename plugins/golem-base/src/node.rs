@@ -60,9 +60,20 @@ struct Annotation<T> {
 
 /// The latest block.
 pub fn block_number() -> Result<u64> {
-    let number: String = ask("eth_blockNumber", [(); 0]).map_err(refused)?;
+    number("eth_blockNumber", [(); 0])
+}
+
+/// Was something sent from this address that is not mined yet?
+pub fn is_transaction_under_way(address: &str) -> Result<bool> {
+    let count = |at| number("eth_getTransactionCount", [address, at]);
+    let confirmed = count("latest")?;
+    Ok(count("pending")? > confirmed)
+}
+
+fn number(method: &str, params: impl serde::Serialize) -> Result<u64> {
+    let number: String = ask(method, params).map_err(refused)?;
     let digits = number.strip_prefix("0x").unwrap_or_default();
-    u64::from_str_radix(digits, 16).map_err(|_| nonsense("eth_blockNumber"))
+    u64::from_str_radix(digits, 16).map_err(|_| nonsense(method))
 }
 
 /// The entities that fit a query, whoever made them.
