@@ -735,17 +735,11 @@ async fn a_core_module_is_refused_with_the_way_to_make_a_component_of_it() {
 }
 
 #[tokio::test]
-async fn a_component_that_lacks_an_export_is_refused_with_its_name() {
+async fn a_component_that_is_of_no_kind_is_refused_with_what_makes_it_one() {
     let bench = bench();
     let error = bench.load_error("empty", b"\0asm\x0d\0\x01\0").await;
-    assert!(
-        error.contains("it does not fit the world `vm-backend` of golem:provider@0.1.0"),
-        "{error}"
-    );
-    assert!(
-        error.contains("golem:provider/plugin@0.1.0") && error.contains("install a version of it"),
-        "{error}"
-    );
+    assert!(error.contains("it exports no interface that makes it a plugin"), "{error}");
+    assert!(error.contains("golem:provider/vms@0.1.0"), "{error}");
 }
 
 #[tokio::test]
