@@ -735,11 +735,15 @@ async fn a_core_module_is_refused_with_the_way_to_make_a_component_of_it() {
 }
 
 #[tokio::test]
-async fn a_component_that_is_of_no_kind_is_refused_with_what_makes_it_one() {
+async fn a_component_that_exports_nothing_of_a_plugin_is_refused_with_what_it_lacks() {
     let bench = bench();
     let error = bench.load_error("empty", b"\0asm\x0d\0\x01\0").await;
     assert!(error.contains("it exports no interface that makes it a plugin"), "{error}");
-    assert!(error.contains("golem:provider/vms@0.1.0"), "{error}");
+    assert!(
+        error.contains("golem:provider/vms@0.1.0")
+            && error.contains("golem:provider/advertisements@0.1.0"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
