@@ -25,7 +25,6 @@ use super::{
     engine::{Engine, EngineError},
     failure::Failure,
     imports::{Ethereum, Machine, Services, StateStore, http, log::PluginLog},
-    installation::sha256_of,
     kind::Kind,
     limits,
     manifest::{Ask, Grants, Manifest, ManifestError},
@@ -411,7 +410,7 @@ impl Catalog {
         };
         let asks = manifest.asks();
         let missing = grants.missing(&asks);
-        let sha256 = sha256_of(&bytes);
+        let sha256 = super::installation::sha256_of(&bytes);
         let engine = self.engine.clone();
         let loading = tokio::task::spawn_blocking(move || PluginComponent::load(&engine, &bytes));
         // The compiler cannot be stopped; it ends by itself, and nobody waits for it.
