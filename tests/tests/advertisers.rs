@@ -131,7 +131,8 @@ async fn advertisers_work_side_by_side_and_are_chosen_while_the_provider_runs() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_advertiser_is_called_degraded_until_it_is_mended_and_one_that_works_is_swapped() -> Result<()> {
+async fn a_broken_advertiser_is_degraded_until_it_is_mended_and_a_working_one_is_swapped()
+-> Result<()> {
     let ssh = StandIn::start().await?;
     let broken = "[settings]\ninterval-seconds = 1\nfault = \"traps\"\n";
     let whole = "[settings]\ninterval-seconds = 1\n";
