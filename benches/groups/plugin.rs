@@ -142,7 +142,7 @@ impl Alone {
         let mut config = Config::new();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(config.wasm_component_model(true))?;
-        let component = Component::from_binary(&engine, &plugin::component()?)?;
+        let component = Component::from_binary(&engine, &plugin::component(plugin::NAME)?)?;
         let mut linker = Linker::new(&engine);
         // The function that is called uses none of them.
         linker.define_unknown_imports_as_traps(&component)?;

@@ -62,10 +62,6 @@ async fn the_multipass_backend_keeps_what_the_contract_promises() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_advertiser_is_tried_by_the_suite_of_its_own_kind() -> Result<()> {
-    let good = run("blackboard", "", &[]).await?;
-    ensure!(good.status == 0, "{}\n{}", good.stdout, good.stderr);
-    let last = good.stdout.lines().last().unwrap_or_default();
-    ensure!(last.contains(" keeps what an advertiser promises: "), "{last}");
     let away = run("blackboard", "[settings]\nfault = \"unavailable\"\n", &["--json"]).await?;
     ensure!(away.status == 1 && away.report["kind"] == "discovery-advertiser", "{away:?}");
     ensure!(away.with_verdict("failed").is_empty() && away.with_verdict("passed").len() > 8);

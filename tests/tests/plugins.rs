@@ -76,7 +76,7 @@ async fn a_plugin_is_switched_off_and_on_and_removed_while_the_provider_runs() -
     ensure!(paper["state"] == "working" && paper["in_use"] == true, "{paper}");
     ensure!(listed(&provider, "qemu").await?["origin"] == "bundled");
     let table = run(&provider, &["plugin", "list"]).await?;
-    ensure!(table.contains("working, default") && table.starts_with("NAME"), "{table}");
+    ensure!(table.contains("working, in use") && table.starts_with("NAME"), "{table}");
 
     run(&provider, &["plugin", "disable", "paper"]).await?;
     let refusal = client.post("/vms", &body("late")).await?.refusal(503)?;

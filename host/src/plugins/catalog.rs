@@ -13,7 +13,6 @@ use std::{
 };
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::{
@@ -422,7 +421,7 @@ impl Catalog {
         };
         let asks = manifest.asks();
         let missing = grants.missing(&asks);
-        let sha256 = hex::encode(Sha256::digest(&bytes));
+        let sha256 = super::installation::sha256_of(&bytes);
         let engine = self.engine.clone();
         let loading = tokio::task::spawn_blocking(move || PluginComponent::load(&engine, &bytes));
         // The compiler cannot be stopped; it ends by itself, and nobody waits for it.

@@ -173,7 +173,7 @@ impl Catalog {
     ) -> Result<Probed, InstallError> {
         // Read once: what is looked at is what is loaded and written.
         let source = read_component(file).await?;
-        if hex::encode(Sha256::digest(&source.bytes)) != sha256 {
+        if sha256_of(&source.bytes) != sha256 {
             return Err(InstallError::Another(file.to_owned()));
         }
         let name = self.examine(source.clone()).await?.name;
@@ -381,6 +381,11 @@ fn add_to(list: &mut super::manifest::GrantList, grant: &Grant, pin: Option<&Pin
         GrantKind::Evm => list.evm.push(grant.value.clone()),
         GrantKind::Transactions => list.transactions.push(grant.value.clone()),
     }
+}
+
+/// What a component is known by, as hex.
+pub fn sha256_of(component: &[u8]) -> String {
+    hex::encode(Sha256::digest(component))
 }
 
 /// What `plugin install` would add, without repetitions.
