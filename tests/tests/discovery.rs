@@ -1,10 +1,18 @@
 //! Being found through the central discovery server, which is the published one, on loopback. Machines are on paper.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::Arc, time::Duration};
 
+use alloy::signers::local::PrivateKeySigner;
 use anyhow::{Context, Result, ensure};
-use golem_provider_tests::{DiscoveryServer, Paper, Provider, Setup, StandIn, wait};
+use golem_provider::{
+    chains::{Chains, Nodes},
+    plugins::{conformance, harness::Harness},
+};
+use golem_provider_tests::{
+    DiscoveryServer, Paper, Provider, Setup, StandIn, anvil::ACCOUNTS, component, wait,
+};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 const PUBLIC_IP: &str = "203.0.113.5";
 const SOON: Duration = Duration::from_secs(60);
@@ -43,6 +51,23 @@ async fn until_listed(
 async fn provider_id(provider: &Provider) -> Result<String> {
     let info = provider.client().get("/provider/info").await?.expect(200)?;
     Ok(info["provider_id"].as_str().context("no id")?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plugin_keeps_every_promise_of_an_advertiser() -> Result<()> {
+    let server = DiscoveryServer::start().await?;
+    let file = component("discovery-server")?;
+    let signer: PrivateKeySigner = ACCOUNTS[1].1.parse()?;
+    let no_nodes = Nodes::new(&BTreeMap::new())?;
+    let harness = Harness::new(fs::read(&file)?)?
+        .compiled_in(file.with_file_name("compiled").join("plugins"))
+        .settings(json!({ "url": server.url() }))
+        .ethereum(Arc::new(Chains::new(no_nodes, signer, 0)));
+    let never = CancellationToken::new();
+    let report = conformance::run_advertiser(&harness, Arc::new(|_| {}), &never).await;
+    ensure!(report.passed(), "{:#?}", report.outcomes);
+    ensure!(server.search("cpu=1").await?.is_empty(), "something is left");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,22 @@
 //! A plugin is a component, whatever it was written in: an advertiser in Python does what the same one in Rust does, in the same
 //! engine, and in a provider.
 
-use std::{fs, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use golem_provider::plugins::harness::{
-    Advertisement, Advertiser, AdvertiserComponent, Change, FailureKind, Harness, Loaded, Prices,
-    Query, Resources,
+use golem_provider::plugins::{
+    conformance,
+    harness::{
+        Advertisement, Advertiser, AdvertiserComponent, Change, FailureKind, Harness, Loaded,
+        Prices, Query, Resources,
+    },
 };
 use golem_provider_tests::{
     Noticeboard, Paper, Provider, Setup, StandIn, component, noticeboard, wait,
 };
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 const ID: &str = "0x1111111111111111111111111111111111111111";
 const IN_PYTHON: &str = "noticeboard-python";
@@ -65,6 +69,20 @@ fn advertisement() -> Advertisement {
 async fn an_entry_is_made_renewed_changed_found_and_taken_away_in_either_language() -> Result<()> {
     for file in both()? {
         entry_comes_and_goes(&file).await.with_context(|| file.display().to_string())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_promise_of_an_advertiser_is_kept_in_either_language() -> Result<()> {
+    for file in both()? {
+        let board = Noticeboard::start().await?;
+        let harness = Harness::new(fs::read(&file)?)?
+            .compiled_in(component("noticeboard")?.with_file_name("compiled").join("plugins"))
+            .settings(json!({ "url": board.url() }));
+        let never = CancellationToken::new();
+        let report = conformance::run_advertiser(&harness, Arc::new(|_| {}), &never).await;
+        ensure!(report.passed(), "{}: {:#?}", file.display(), report.outcomes);
     }
     Ok(())
 }
