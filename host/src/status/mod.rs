@@ -11,8 +11,8 @@
 //! of [`Sections`], its function, and its lines on the screen (`cli/status/screen.rs`); where it does not apply the field is
 //! absent.
 //!
-//! Reads `vms`, `proxy`, `resources`, `plugins`, `ports`, `discovery`, `payments`, `store` and `settings`; called by `admin`, which answers with it, and `cli`,
-//! which shows it. Nothing here changes anything.
+//! Reads `vms`, `proxy`, `resources`, `plugins`, `ports`, `discovery`, `payments`, `store` and `settings`; called by `admin`,
+//! which answers with it, and `cli`, which shows it. Nothing here changes anything.
 
 mod at_rest;
 mod issues;
