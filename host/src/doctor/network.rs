@@ -69,13 +69,16 @@ struct Answer {
 /// In production all that are set or have a default; in development, where none is used unless the operator wants it, only
 /// those that were set.
 fn endpoints(settings: &Settings) -> Vec<Endpoint> {
-    const KNOWN: [(&str, &str, bool); 3] = [
-        ("discovery", "GOLEM_PROVIDER_DISCOVERY_URL", false),
-        ("Golem Base", "GOLEM_PROVIDER_GOLEM_BASE_RPC_URL", true),
-        ("port checker", "GOLEM_PROVIDER_PORT_CHECK_SERVERS", false),
+    const KNOWN: [(&str, &str); 2] = [
+        ("discovery", "GOLEM_PROVIDER_DISCOVERY_URL"),
+        ("port checker", "GOLEM_PROVIDER_PORT_CHECK_SERVERS"),
+    ];
+    const CHAINS: [(&str, &str, &str); 2] = [
+        ("golem-base", "Golem Base", "GOLEM_PROVIDER_GOLEM_BASE_RPC_URL"),
+        ("payments", "chain of payments", "GOLEM_PROVIDER_POLYGON_RPC_URL"),
     ];
     let mut found = Vec::new();
-    for (name, key, is_rpc) in KNOWN {
+    for (name, key) in KNOWN {
         let Some(effective) = settings.effective.iter().find(|effective| effective.key == key)
         else {
             continue;
@@ -91,8 +94,14 @@ fn endpoints(settings: &Settings) -> Vec<Endpoint> {
             name,
             key,
             url,
-            is_rpc,
+            is_rpc: false,
         }));
+    }
+    // These have no default: one that is there was set.
+    for (chain, name, key) in CHAINS {
+        let nodes = settings.chains.nodes.get(chain).into_iter().flatten();
+        let urls = nodes.filter_map(|url| Url::parse(url.expose()).ok());
+        found.extend(urls.map(|url| Endpoint { name, key, url, is_rpc: true }));
     }
     found
 }
