@@ -6,7 +6,10 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::offer::{Free, Identity, Offer, Reach, compose};
-use crate::{plugins::advertiser::Prices, resources::Minimums};
+use crate::{
+    plugins::advertiser::Prices,
+    resources::{Amounts, Minimums},
+};
 
 /// Looking costs next to nothing: everything is in memory.
 const EVERY: Duration = Duration::from_millis(500);
@@ -33,10 +36,12 @@ impl Sources {
         let (free, held) = (self.free)();
         let look = match last {
             Some(look) if look.held == held && now < look.at + DRIFT => look,
-            _ => last.insert(Look { free, held, at: now }),
+            _ => last.insert(Look { amounts: free.amounts, held, at: now }),
         };
+        // How many machines may be made does not drift: it changes with the ports that can be reached.
+        let free = Free { amounts: look.amounts, ..free };
         let (usd, glm) = (self.prices)();
-        compose(&self.identity, look.free, self.minimums, usd, glm, &(self.reach)())
+        compose(&self.identity, free, self.minimums, usd, glm, &(self.reach)())
     }
 
     /// The first offer, and the work that keeps it true until `stop`.
@@ -62,7 +67,7 @@ impl Sources {
 }
 
 struct Look {
-    free: Free,
+    amounts: Amounts,
     held: Held,
     at: Instant,
 }
@@ -72,12 +77,14 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::{discovery::tests::advertisement, resources::Amounts};
+    use crate::discovery::tests::advertisement;
 
     #[tokio::test(start_paused = true)]
     async fn what_vms_take_is_told_at_once_and_what_other_programs_take_now_and_then() {
         let said = advertisement(4);
         let machine = Arc::new(Mutex::new((8_u64, 0_usize)));
+        let ports = Arc::new(Mutex::new(0_u32));
+        let counted = Arc::clone(&ports);
         let looked_at = Arc::clone(&machine);
         let sources = Sources {
             identity: Identity {
@@ -92,7 +99,7 @@ mod tests {
             free: Box::new(move || {
                 let (memory_gb, vms) = *looked_at.lock().unwrap();
                 let amounts = Amounts { cpu_cores: 4, memory_gb, storage_gb: 100 };
-                (Free { amounts, machines: 3 }, (0, 0, 0, vms))
+                (Free { amounts, machines: *counted.lock().unwrap() }, (0, 0, 0, vms))
             }),
             prices: Box::new(move || (said.usd, None)),
             reach: Box::new(|| Reach::At([203, 0, 113, 5].into())),
@@ -104,6 +111,9 @@ mod tests {
             Offer::Advertise(said) => said.available.memory_gb,
             other => panic!("{other:?}"),
         };
+        assert!(matches!(&*offer.borrow(), Offer::Withhold(_)), "no port is known to be open");
+        *ports.lock().unwrap() = 3;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(memory(&offer), 8);
         *machine.lock().unwrap() = (7, 0);
         tokio::time::sleep(Duration::from_secs(60)).await;
