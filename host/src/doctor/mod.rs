@@ -5,12 +5,13 @@
 //! tables of tests). [`run`] does all of them at the same time. Nothing is changed: what is written is removed again, and
 //! what is asked is bounded in time and size.
 //!
-//! Reads `settings`, `store`, `resources` and `plugins`; called by `cli`, and by `admin`, whose provider examines its own
+//! Reads `settings`, `store`, `resources`, `plugins`, `payments` and `chains`; called by `cli`, and by `admin`, whose provider examines its own
 //! plugins ([`examine`]), since nobody else may work in their directories at the same time.
 
 mod computer;
 mod data_dir;
 mod firewall;
+mod money;
 mod network;
 mod plugins;
 mod ports;
@@ -167,6 +168,7 @@ fn areas(subject: Subject) -> Vec<Area> {
         ("ports", blocking("ports", &settings, move |settings| ports::checks(settings, running))),
         ("firewall", Box::pin(firewall::checks(Arc::clone(&settings)))),
         ("network", Box::pin(network::checks(Arc::clone(&settings), online))),
+        ("money", Box::pin(money::checks(Arc::clone(&settings), online))),
     ]
 }
 
