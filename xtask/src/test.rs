@@ -60,7 +60,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         .ok();
 
     let step =
-        Step::start_loud("testing the whole workspace", "ten minutes; longer the first time");
+        Step::start_loud("testing the whole workspace", "twenty minutes; longer the first time");
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
