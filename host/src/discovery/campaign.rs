@@ -143,8 +143,9 @@ impl Work {
     /// set before anything is published.
     async fn step(&mut self) {
         let offer = self.offer.borrow_and_update().clone();
-        let jitter =
-            f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX) * 2.0 - 1.0;
+        // Without randomness all providers come back at the same moment, which is no reason not to come back.
+        let random = getrandom::u32().unwrap_or_default();
+        let jitter = f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0;
         match due(&self.done, &offer, self.schedule, jitter, Instant::now()) {
             Step::Publish(wanted) => self.publish(*wanted).await,
             Step::Withdraw => {
