@@ -35,6 +35,7 @@ use crate::{
     http_client::AskError,
     payments::{
         pricing::{PriceSource, Pricing},
+        streams::Verifiers,
         wallet::{Wallet, WalletError},
     },
     plugins::{
@@ -239,6 +240,18 @@ impl Node {
         for advertiser in plugins.advertisers {
             advertising.install(advertiser);
         }
+        let verifiers = Verifiers::new(settings.payments.verifier.clone());
+        for verifier in plugins.verifiers {
+            verifiers.install(verifier);
+        }
+        for (name, reason) in plugins.unusable_verifiers {
+            verifiers.remove(&name, reason);
+        }
+        if verifiers.are_wanted()
+            && let Err(missing) = verifiers.current()
+        {
+            tracing::error!("no machine that has to be paid for can be made: {missing}");
+        }
         for name in advertising.missing() {
             tracing::error!(
                 plugin.name = name,
@@ -255,11 +268,12 @@ impl Node {
             vms: vms.clone(),
             proxy: proxy.clone(),
             advertising: advertising.clone(),
+            verifiers: verifiers.clone(),
             prices: pricing.watch(),
             reachability,
         };
         let observer = Observer::new(settings, Rules::from(&settings.resources).minimums, parts);
-        let desk = PluginDesk::new(catalog, vms.clone(), advertising.clone());
+        let desk = PluginDesk::new(catalog, vms.clone(), advertising.clone(), verifiers);
         let admin = AdminListener::bind(&settings.data_dir)
             // Machines matter more than the convenience of changing plugins without a restart.
             .inspect_err(|error| tracing::error!("{error}"))

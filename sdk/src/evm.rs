@@ -30,6 +30,33 @@ pub fn request<T: DeserializeOwned>(
     })
 }
 
+/// Asks one node several things at once. The `params` are JSON arrays; answers come in the order of the questions.
+///
+/// # Errors
+/// When no node answered as it should. What a node answers to one question as an error stands in its place.
+pub fn request_all(
+    chain: &str,
+    requests: &[(&str, serde_json::Value)],
+) -> crate::Result<Vec<Result<serde_json::Value, RpcError>>> {
+    let requests: Vec<(String, String)> = requests
+        .iter()
+        .map(|(method, params)| ((*method).to_owned(), params.to_string()))
+        .collect();
+    let answers = import::request_all(chain, &requests)?;
+    let read = |answer: String| {
+        serde_json::from_str(&answer).map_err(|error| {
+            Error::Unavailable(format!("the node of {chain} answers with something else: {error}"))
+        })
+    };
+    answers
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(answer) => read(answer).map(Ok),
+            Err(refusal) => Ok(Err(refusal)),
+        })
+        .collect()
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Provider(error)

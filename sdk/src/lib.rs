@@ -1,6 +1,6 @@
 //! What the author of a plugin for the Golem provider node depends on.
 //!
-//! A plugin is a type without state that implements the trait of its kind ([`VmBackend`] or [`Advertiser`]), and one macro
+//! A plugin is a type without state that implements the trait of its kind ([`VmBackend`], [`Advertiser`] or [`PaymentVerifier`]), and one macro
 //! call:
 //!
 //! ```ignore
@@ -27,6 +27,7 @@ pub mod files;
 pub mod host;
 pub mod http;
 pub mod log;
+pub mod payment_verifier;
 pub mod plugin;
 pub mod process;
 pub mod progress;
@@ -39,6 +40,7 @@ pub mod vm_backend;
 
 pub use advertiser::Advertiser;
 pub use error::{Error, Result};
+pub use payment_verifier::PaymentVerifier;
 pub use plugin::{Description, Finding, Plugin, Severity};
 pub use vm_backend::VmBackend;
 
@@ -99,6 +101,25 @@ pub mod bindings {
             pub_export_macro: true,
             export_macro_name: "export_discovery_advertiser_bindings",
             default_bindings_module: "golem_provider_sdk::bindings::discovery_advertiser",
+            additional_derives: [PartialEq, Eq],
+            with: { "golem:provider/types@0.1.0": super::golem::provider::types },
+            generate_all,
+        });
+    }
+
+    pub mod payment_verifier {
+        wit_bindgen::generate!({
+            path: "../wit",
+            inline: "
+                package golem:sdk;
+                world payment-verifier {
+                    export golem:provider/payments@0.1.0;
+                }
+            ",
+            world: "golem:sdk/payment-verifier",
+            pub_export_macro: true,
+            export_macro_name: "export_payment_verifier_bindings",
+            default_bindings_module: "golem_provider_sdk::bindings::payment_verifier",
             additional_derives: [PartialEq, Eq],
             with: { "golem:provider/types@0.1.0": super::golem::provider::types },
             generate_all,

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::protocol::PluginReport;
 use crate::{
     discovery::{Advertising, Selection},
+    payments::streams::Verifiers,
     plugins::{
         Kind, Severity,
         catalog::{Catalog, Loaded as LoadedPlugin, PluginError, Probed},
@@ -25,6 +26,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     vms: VmService,
     advertising: Advertising,
+    verifiers: Verifiers,
     /// Held during a change: what was loaded last of each plugin.
     turn: Mutex<Loaded>,
 }
@@ -51,11 +53,28 @@ pub enum DeskError {
     UnknownAdvertiser { name: String, known: String },
     #[error("new machines are made by one backend; name one plugin")]
     OneBackend,
+    #[error("there is no payment verifier `{name}`: known are {known}")]
+    UnknownVerifier { name: String, known: String },
+    #[error("payments are read by one plugin; name one")]
+    OneVerifier,
+    #[error(
+        "this provider takes no payments until it starts with GOLEM_PROVIDER_PAYMENT_VERIFIER or GOLEM_PROVIDER_STREAM_PAYMENT_ADDRESS set"
+    )]
+    NoPayments,
 }
 
 impl PluginDesk {
-    pub fn new(catalog: Arc<Catalog>, vms: VmService, advertising: Advertising) -> Self {
-        Self(Arc::new(Inner { catalog, vms, advertising, turn: Mutex::default() }))
+    pub fn new(
+        catalog: Arc<Catalog>,
+        vms: VmService,
+        advertising: Advertising,
+        verifiers: Verifiers,
+    ) -> Self {
+        Self(Arc::new(Inner { catalog, vms, advertising, verifiers, turn: Mutex::default() }))
+    }
+
+    fn verifiers(&self) -> &Verifiers {
+        &self.0.verifiers
     }
 
     fn advertising(&self) -> &Advertising {
@@ -79,13 +98,14 @@ impl PluginDesk {
     /// What one plugin is doing.
     fn report_on(&self, mut listed: Listed) -> PluginReport {
         let backends = self.backends();
-        let (state, degraded) = state_of(&listed, backends, self.advertising());
+        let (state, degraded) = state_of(&listed, backends, self.advertising(), self.verifiers());
         if !degraded.is_empty() {
             let texts: Vec<String> = degraded.iter().map(ToString::to_string).collect();
             listed.problem = Some(texts.join("; "));
         }
         let in_use = self.advertising().names().contains(&listed.name)
-            || backends.default_name().is_ok_and(|default| default == listed.name);
+            || backends.default_name().is_ok_and(|default| default == listed.name)
+            || self.verifiers().chosen().as_deref() == Some(listed.name.as_str());
         PluginReport { listed, state, in_use }
     }
 
@@ -165,6 +185,7 @@ impl PluginDesk {
                 };
                 tracing::info!(plugin.name = name, "{reason}");
                 self.advertising().remove(name);
+                self.verifiers().remove(name, reason.clone());
                 self.backends().remove(name, reason);
                 self.0.vms.backends_have_changed();
                 Err(error.into())
@@ -177,10 +198,20 @@ impl PluginDesk {
         let about = loaded.about.clone();
         report(&loaded);
         let known = |names: Vec<String>| names.contains(&about.name);
+        // It may come back as another kind than it was.
+        let another_kind =
+            || format!("the plugin '{}' is of the kind {} now", about.name, about.kind);
+        if about.kind != Kind::VmBackend {
+            self.backends().remove(&about.name, another_kind());
+        }
+        if about.kind != Kind::DiscoveryAdvertiser {
+            self.advertising().remove(&about.name);
+        }
+        if about.kind != Kind::PaymentVerifier {
+            self.verifiers().remove(&about.name, another_kind());
+        }
         let is_new = match loaded.plugin {
             LoadedPlugin::VmBackend(backend) => {
-                // A plugin may come back as another kind than it was.
-                self.advertising().remove(&about.name);
                 let is_new = !known(self.backends().names());
                 self.backends().install(backend);
                 if self.backends().default_name().is_err() {
@@ -190,12 +221,14 @@ impl PluginDesk {
                 is_new
             }
             LoadedPlugin::Advertiser(advertiser) => {
-                let now_another_kind =
-                    format!("the plugin '{}' makes no machines any more", about.name);
-                self.backends().remove(&about.name, now_another_kind);
                 let is_new =
                     !self.advertising().known().iter().any(|known| known.name() == about.name);
                 self.advertising().install(advertiser);
+                is_new
+            }
+            LoadedPlugin::PaymentVerifier(verifier) => {
+                let is_new = !known(self.verifiers().names());
+                self.verifiers().install(verifier);
                 is_new
             }
         };
@@ -276,6 +309,17 @@ impl PluginDesk {
                 }
                 self.advertising().select(Selection::Named(names.iter().cloned().collect()));
                 tracing::info!("this provider is listed with {}", names.join(", "));
+            }
+            Kind::PaymentVerifier => {
+                let [name] = names else { return Err(DeskError::OneVerifier) };
+                if !self.verifiers().are_wanted() {
+                    return Err(DeskError::NoPayments);
+                }
+                if !self.verifiers().choose(name) {
+                    let known = self.verifiers().names().join(", ");
+                    return Err(DeskError::UnknownVerifier { name: name.clone(), known });
+                }
+                tracing::info!(plugin.name = name, "payments are read by {name}");
             }
         }
         Ok(())

@@ -162,7 +162,9 @@ pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
     fields.whole("stream_id", &mut problems);
     problems.check()?;
     match (name, resources) {
-        (Some(name), Some(resources)) => Ok(NewVm { name, resources, backend, image, ssh_key }),
+        (Some(name), Some(resources)) => {
+            Ok(NewVm { name, resources, backend, image, ssh_key, payment: None })
+        }
         // Each is `None` only together with a problem, which has been returned.
         _ => Err(ApiError::internal()),
     }

@@ -159,6 +159,7 @@ impl From<VmError> for ApiError {
             VmError::NoVerifiedPort { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "ports_not_verified")
             }
+            VmError::StreamTaken { .. } => (StatusCode::BAD_REQUEST, "stream_taken"),
             VmError::TooManyVms { .. } => (StatusCode::CONFLICT, "too_many_vms"),
             VmError::Busy { .. } => (StatusCode::CONFLICT, "vm_busy"),
             VmError::WrongState { .. } => (StatusCode::CONFLICT, "wrong_state"),

@@ -14,14 +14,8 @@ pub enum ChainError {
     #[error("no node of the chain {chain} answers: {reasons}")]
     Unreachable { chain: String, reasons: String },
     /// A node answered with an error, which another node would repeat.
-    #[error("the node of the chain refuses: {message} (code {code})")]
-    Refused {
-        code: i64,
-        /// One line.
-        message: String,
-        /// JSON.
-        data: Option<String>,
-    },
+    #[error("the node of the chain refuses: {0}")]
+    Refused(RpcError),
     #[error("the node of the chain {chain} answers {method} with something else")]
     Malformed { chain: String, method: String },
     #[error("there is no token at {token} on the chain {chain}")]
@@ -58,6 +52,17 @@ pub enum ChainError {
     /// Another transaction of the same key was mined with this one's number, so that this one never will be.
     #[error("another transaction with the provider's key was mined first on the chain {chain}")]
     Superseded { chain: String },
+}
+
+/// What a node answered in place of a result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (code {code})")]
+pub struct RpcError {
+    pub code: i64,
+    /// One line.
+    pub message: String,
+    /// JSON.
+    pub data: Option<String>,
 }
 
 fn setting(chain: &str) -> &'static str {

@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 
 pub use self::{
     amount::in_whole,
-    error::ChainError,
+    error::{ChainError, RpcError},
     nodes::Nodes,
     transactions::{Call, Event, Receipt},
 };

@@ -12,16 +12,17 @@ use std::{
 
 use alloy::{
     primitives::{Address, Bytes, U64, U256},
-    rpc::json_rpc::{Id, Request, Response, ResponsePayload},
+    rpc::json_rpc::{ErrorPayload, Id, Request, Response, ResponsePayload},
 };
 use async_trait::async_trait;
-use reqwest::header::CONTENT_TYPE;
+use futures_util::future::join_all;
+use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 use url::Url;
 
-use super::error::ChainError;
+use super::error::{ChainError, RpcError};
 use crate::{
     http_client::{self, AskError},
     settings::Secret,
@@ -35,6 +36,12 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// A node that did not answer is asked after the others for so long.
 const REST: Duration = Duration::from_secs(60);
+
+/// Questions in one exchange. Nodes have bounds of their own; those of the public ones are above this.
+const BATCH: usize = 100;
+
+/// Questions that are under way at once where a node takes them one by one only.
+const SIDE_BY_SIDE: usize = 8;
 
 /// `balanceOf(address)` of an ERC-20 token.
 const BALANCE_OF: [u8; 4] = [0x70, 0xa0, 0x82, 0x31];
@@ -66,7 +73,7 @@ struct Node {
 /// Why one node gave no answer.
 enum NoAnswer {
     Reason(String),
-    Refused(ChainError),
+    Refused(RpcError),
 }
 
 /// What answers questions about one chain.
@@ -126,6 +133,18 @@ impl Nodes {
         self.0.keys().map(String::as_str)
     }
 
+    /// Asks one node several things, each a method and its parameters; answers come in their order.
+    ///
+    /// # Errors
+    /// No node answers all of it.
+    pub async fn request_all(
+        &self,
+        chain: &str,
+        questions: &[(String, Box<RawValue>)],
+    ) -> Result<Vec<Result<Box<RawValue>, RpcError>>, ChainError> {
+        self.chain(chain)?.request_all(questions).await
+    }
+
     /// The number of a chain.
     ///
     /// # Errors
@@ -176,14 +195,10 @@ impl AskChain for Chain {
                     node.failed_at(None);
                     return Ok(answer);
                 }
-                Err(NoAnswer::Refused(ChainError::Refused {
-                    code: code @ (UNAVAILABLE | LIMIT_EXCEEDED),
-                    message,
-                    data,
-                })) => {
-                    refusal = Some(ChainError::Refused { code, message, data });
+                Err(NoAnswer::Refused(refused)) if refused.is_for_now() => {
+                    refusal = Some(ChainError::Refused(refused));
                 }
-                Err(NoAnswer::Refused(refused)) => return Err(refused),
+                Err(NoAnswer::Refused(refused)) => return Err(ChainError::Refused(refused)),
                 Err(NoAnswer::Reason(reason)) => {
                     node.failed_at(Some(Instant::now()));
                     reasons.push(format!("{}: {reason}", node.host));
@@ -198,6 +213,36 @@ impl AskChain for Chain {
 }
 
 impl Chain {
+    async fn request_all(
+        &self,
+        questions: &[(String, Box<RawValue>)],
+    ) -> Result<Vec<Result<Box<RawValue>, RpcError>>, ChainError> {
+        let mut reasons = Vec::new();
+        let count = questions.len() as u64;
+        for node in self.in_turn() {
+            let first_id = self.id.fetch_add(count, Ordering::Relaxed);
+            let mut answers = node.ask_all(first_id, questions).await;
+            if matches!(&answers, Err(NoAnswer::Refused(refused)) if !refused.is_for_now()) {
+                answers = node.ask_one_by_one(first_id, questions).await;
+            }
+            match answers {
+                Ok(answers) => {
+                    node.failed_at(None);
+                    return Ok(answers);
+                }
+                Err(NoAnswer::Refused(refused)) => {
+                    reasons.push(format!("{}: {refused}", node.host));
+                }
+                Err(NoAnswer::Reason(reason)) => {
+                    node.failed_at(Some(Instant::now()));
+                    reasons.push(format!("{}: {reason}", node.host));
+                }
+            }
+        }
+        let chain = self.name.clone();
+        Err(ChainError::Unreachable { chain, reasons: reasons.join("; ") })
+    }
+
     /// In the operator's order, but those that failed a short while ago come last.
     fn in_turn(&self) -> Vec<&Node> {
         let mut nodes: Vec<&Node> = self.nodes.iter().collect();
@@ -222,37 +267,121 @@ impl Node {
         method: &str,
         params: &RawValue,
     ) -> Result<Box<RawValue>, NoAnswer> {
-        let reason = |text: String| NoAnswer::Reason(text);
         let question = Request::new(method.to_owned(), Id::Number(id), params);
-        let question = serde_json::to_vec(&question).map_err(|error| reason(error.to_string()))?;
+        let (status, body) = self.post(&question).await?;
+        // Some nodes put a status of failure beside their refusals.
+        let answer: Result<Response, _> = serde_json::from_slice(&body);
+        match answer.map(|answer| answer.payload) {
+            Ok(ResponsePayload::Success(answer)) if status.is_success() => Ok(answer),
+            Ok(ResponsePayload::Failure(refusal)) => Err(NoAnswer::Refused(refusal.into())),
+            _ => Err(no_json_rpc(status, &body)),
+        }
+    }
+
+    /// Several questions in as few exchanges as it takes, the first of them with this id.
+    async fn ask_all(
+        &self,
+        first_id: u64,
+        questions: &[(String, Box<RawValue>)],
+    ) -> Result<Vec<Result<Box<RawValue>, RpcError>>, NoAnswer> {
+        let mut answers = Vec::with_capacity(questions.len());
+        for (batch, first_id) in questions.chunks(BATCH).zip((first_id..).step_by(BATCH)) {
+            let question = |((method, params), id): (&(String, Box<RawValue>), u64)| {
+                Request::new(method.clone(), Id::Number(id), params.clone())
+            };
+            let asked: Vec<_> = batch.iter().zip(first_id..).map(question).collect();
+            let (status, body) = self.post(&asked).await?;
+            // A node that takes no batches answers all of it with one refusal.
+            let as_one: Result<Response, _> = serde_json::from_slice(&body);
+            if let Ok(Response { payload: ResponsePayload::Failure(refusal), .. }) = as_one {
+                return Err(NoAnswer::Refused(refusal.into()));
+            }
+            let answered: Result<Vec<Response>, _> = serde_json::from_slice(&body);
+            let Ok(answered) = answered else { return Err(no_json_rpc(status, &body)) };
+            // They may come in any order.
+            let mut by_id: BTreeMap<u64, ResponsePayload> = answered
+                .into_iter()
+                .filter_map(|answer| Some((answer.id.as_number()?, answer.payload)))
+                .collect();
+            for (id, _) in (first_id..).zip(batch) {
+                answers.push(match by_id.remove(&id) {
+                    Some(ResponsePayload::Success(answer)) => Ok(answer),
+                    Some(ResponsePayload::Failure(refusal)) => {
+                        let refusal = RpcError::from(refusal);
+                        if refusal.is_for_now() {
+                            return Err(NoAnswer::Refused(refusal));
+                        }
+                        Err(refusal)
+                    }
+                    None => {
+                        let text = format!("it left {} of its answers out", batch.len());
+                        return Err(NoAnswer::Reason(text));
+                    }
+                });
+            }
+        }
+        Ok(answers)
+    }
+
+    /// For a node that takes no batches.
+    async fn ask_one_by_one(
+        &self,
+        first_id: u64,
+        questions: &[(String, Box<RawValue>)],
+    ) -> Result<Vec<Result<Box<RawValue>, RpcError>>, NoAnswer> {
+        let mut answers = Vec::with_capacity(questions.len());
+        for (batch, first_id) in
+            questions.chunks(SIDE_BY_SIDE).zip((first_id..).step_by(SIDE_BY_SIDE))
+        {
+            let asking = batch.iter().zip(first_id..);
+            let asking = asking.map(|((method, params), id)| self.ask(id, method, params));
+            for answer in join_all(asking).await {
+                answers.push(match answer {
+                    Ok(answer) => Ok(answer),
+                    Err(NoAnswer::Refused(refused)) if !refused.is_for_now() => Err(refused),
+                    Err(no_answer) => return Err(no_answer),
+                });
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn post(&self, question: &impl Serialize) -> Result<(StatusCode, Vec<u8>), NoAnswer> {
+        let reason = |text: String| NoAnswer::Reason(text);
+        let question = serde_json::to_vec(question).map_err(|error| reason(error.to_string()))?;
         let request = self
             .client
             .post(self.url.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(question);
-        let (status, body) = http_client::answer(request, MAX_ANSWER_BYTES)
+        http_client::answer(request, MAX_ANSWER_BYTES)
             .await
-            .map_err(|error| reason(error.to_string()))?;
-        // Some nodes put a status of failure beside their refusals.
-        let answer: Result<Response, _> = serde_json::from_slice(&body);
-        match answer {
-            Ok(Response { payload: ResponsePayload::Success(answer), .. })
-                if status.is_success() =>
-            {
-                Ok(answer)
-            }
-            Ok(Response { payload: ResponsePayload::Failure(refusal), .. }) => {
-                Err(NoAnswer::Refused(ChainError::Refused {
-                    code: refusal.code,
-                    message: http_client::one_line(&refusal.message),
-                    data: refusal.data.map(|data| data.get().to_owned()),
-                }))
-            }
-            _ if !status.is_success() => {
-                Err(reason(http_client::refused(status, &body).to_string()))
-            }
-            _ => Err(reason("its answer is no JSON-RPC".to_owned())),
+            .map_err(|error| reason(error.to_string()))
+    }
+}
+
+fn no_json_rpc(status: StatusCode, body: &[u8]) -> NoAnswer {
+    NoAnswer::Reason(if status.is_success() {
+        "its answer is no JSON-RPC".to_owned()
+    } else {
+        http_client::refused(status, body).to_string()
+    })
+}
+
+impl From<ErrorPayload> for RpcError {
+    fn from(refusal: ErrorPayload) -> Self {
+        Self {
+            code: refusal.code,
+            message: http_client::one_line(&refusal.message),
+            data: refusal.data.map(|data| data.get().to_owned()),
         }
+    }
+}
+
+impl RpcError {
+    /// Another node may answer, or the same one later.
+    fn is_for_now(&self) -> bool {
+        matches!(self.code, UNAVAILABLE | LIMIT_EXCEEDED)
     }
 }
 

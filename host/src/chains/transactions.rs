@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    error::ChainError,
+    error::{ChainError, RpcError},
     fees::{self, Fees, Market, TooExpensive},
     nodes::{AskChain, ask},
     refusal::{self, Refusal},
@@ -378,7 +378,7 @@ impl Sender<'_> {
                 let gas: u64 = gas.to();
                 Ok(gas.saturating_add(gas / 5))
             }
-            Err(ChainError::Refused { message, .. })
+            Err(ChainError::Refused(RpcError { message, .. }))
                 if refusal::read(&message) == Refusal::TooPoor =>
             {
                 /// Of a transaction that does nothing.
@@ -452,7 +452,7 @@ impl Sender<'_> {
             Ok(_) => Ok(()),
             Err(error) => {
                 let means = match &error {
-                    ChainError::Refused { message, .. } => refusal::read(message),
+                    ChainError::Refused(RpcError { message, .. }) => refusal::read(message),
                     _ => Refusal::Other,
                 };
                 Err(Refused { means, error })

@@ -140,11 +140,11 @@ fn as_json(prices: &Prices) -> Value {
             json!({
                 "size": name,
                 "cpu_cores": size.cpu_cores, "memory_gb": size.memory_gb, "storage_gb": size.storage_gb,
-                "usd_per_month": text(month_of(&prices.usd, *size)),
+                "usd_per_month": text(month_of(&prices.usd, (*size).into())),
                 "usd_per_hour": text(hour_of(&prices.usd, *size)),
-                "glm_per_month": text(glm.and_then(|glm| month_of(glm, *size))),
+                "glm_per_month": text(glm.and_then(|glm| month_of(glm, (*size).into()))),
                 "glm_per_hour": text(glm.and_then(|glm| hour_of(glm, *size))),
-                "wei_per_second": glm.and_then(|glm| wei_per_second(glm, *size)).map(|wei| wei.to_string()),
+                "wei_per_second": glm.and_then(|glm| wei_per_second(glm, (*size).into())).map(|wei| wei.to_string()),
             })
         })
         .collect();
@@ -156,7 +156,7 @@ fn as_json(prices: &Prices) -> Value {
 }
 
 fn hour_of(prices: &MonthlyPrices, size: crate::vms::Resources) -> Option<Decimal> {
-    Some((month_of(prices, size)? / HOURS_A_MONTH).normalize())
+    Some((month_of(prices, size.into())? / HOURS_A_MONTH).normalize())
 }
 
 fn as_text(prices: &Prices, now: Timestamp) -> String {
@@ -186,9 +186,9 @@ fn as_text(prices: &Prices, now: Timestamp) -> String {
             &size.cpu_cores.to_string(),
             &format!("{} GB", size.memory_gb),
             &format!("{} GB", size.storage_gb),
-            &shown(month_of(&prices.usd, size)),
+            &shown(month_of(&prices.usd, size.into())),
             &shown(hour_of(&prices.usd, size)),
-            &shown(glm.and_then(|glm| month_of(glm, size))),
+            &shown(glm.and_then(|glm| month_of(glm, size.into()))),
             &shown(glm.and_then(|glm| hour_of(glm, size))),
         ]));
     }

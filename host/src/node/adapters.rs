@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use alloy::primitives::U256;
 use async_trait::async_trait;
+use serde_json::value::RawValue;
 
 use crate::{
-    chains::{self, ChainError, Chains},
+    chains::{self, ChainError, Chains, RpcError},
     plugins::{
         Ethereum, Failure, FailureKind, StateError, StateStore,
-        ethereum::{ChainFailure, Event, Receipt, Transaction},
+        ethereum::{ChainFailure, Event, Receipt, RpcRefusal, Transaction},
     },
     store::{PluginState, StoreError},
 };
@@ -31,12 +32,33 @@ impl Ethereum for Chains {
         method: &str,
         params: &str,
     ) -> Result<String, ChainFailure> {
-        let params =
-            serde_json::value::RawValue::from_string(params.to_owned()).map_err(|error| {
-                let text = format!("the parameters of {method} are no JSON: {error}");
-                ChainFailure::Provider(Failure::new(FailureKind::InvalidArgument, text))
-            })?;
+        let params = json(method, params).map_err(ChainFailure::Provider)?;
         Ok(Self::request(self, chain, method, &params).await?.get().to_owned())
+    }
+
+    async fn request_all(
+        &self,
+        chain: &str,
+        requests: &[(String, String)],
+    ) -> Result<Vec<Result<String, RpcRefusal>>, Failure> {
+        let requests = requests
+            .iter()
+            .map(|(method, params)| Ok::<_, Failure>((method.clone(), json(method, params)?)));
+        let requests: Vec<(String, Box<RawValue>)> = requests.collect::<Result<_, _>>()?;
+        let answers = match self.nodes().request_all(chain, &requests).await.map_err(Into::into) {
+            Ok(answers) => answers,
+            Err(ChainFailure::Provider(failure)) => return Err(failure),
+            Err(ChainFailure::Rpc(RpcRefusal { message, .. })) => {
+                let text =
+                    format!("the node of {chain} refuses several questions at once: {message}");
+                return Err(Failure::new(FailureKind::Unavailable, text));
+            }
+        };
+        let answer = |answer: Result<Box<RawValue>, RpcError>| match answer {
+            Ok(answer) => Ok(answer.get().to_owned()),
+            Err(RpcError { code, message, data }) => Err(RpcRefusal { code, message, data }),
+        };
+        Ok(answers.into_iter().map(answer).collect())
     }
 
     async fn send_transaction(
@@ -67,12 +89,19 @@ impl Ethereum for Chains {
     }
 }
 
+fn json(method: &str, params: &str) -> Result<Box<RawValue>, Failure> {
+    RawValue::from_string(params.to_owned()).map_err(|error| {
+        let text = format!("the parameters of {method} are no JSON: {error}");
+        Failure::new(FailureKind::InvalidArgument, text)
+    })
+}
+
 impl From<ChainError> for ChainFailure {
     fn from(error: ChainError) -> Self {
         let text = error.to_string();
         let kind = match error {
-            ChainError::Refused { code, message, data } => {
-                return Self::Rpc { code, message, data };
+            ChainError::Refused(RpcError { code, message, data }) => {
+                return Self::Rpc(RpcRefusal { code, message, data });
             }
             ChainError::NotConfigured { .. }
             | ChainError::GasTooExpensive { .. }

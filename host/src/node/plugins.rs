@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use crate::{
     admin,
     plugins::{
-        Advertiser, Finding, VmBackend,
+        Advertiser, Finding, PaymentVerifier, VmBackend,
         catalog::{Catalog, Loaded, PluginError, Probed},
     },
     vms::Backends,
@@ -17,6 +17,9 @@ use crate::{
 pub(super) struct Plugins {
     pub backends: Backends,
     pub advertisers: Vec<Arc<dyn Advertiser>>,
+    pub verifiers: Vec<Arc<dyn PaymentVerifier>>,
+    /// Payment verifiers that cannot be used, and why.
+    pub unusable_verifiers: Vec<(String, String)>,
 }
 
 /// All plugins there are. New machines are made by the wanted backend, else by the first that can work here; every other
@@ -24,6 +27,8 @@ pub(super) struct Plugins {
 pub(super) async fn load(catalog: &Catalog, wanted: Option<&str>) -> Result<Plugins, PluginError> {
     let mut backends: Vec<Arc<dyn VmBackend>> = Vec::new();
     let mut advertisers = Vec::new();
+    let mut verifiers = Vec::new();
+    let mut unusable_verifiers = Vec::new();
     let mut default = None;
     let mut reasons = Vec::new();
     let names = catalog.names().await;
@@ -42,11 +47,14 @@ pub(super) async fn load(catalog: &Catalog, wanted: Option<&str>) -> Result<Plug
             Err(error @ PluginError::Disabled { .. }) => {
                 tracing::info!(plugin.name = %name, "{error}");
                 reasons.push(error.to_string());
+                unusable_verifiers.push((name, error.to_string()));
                 continue;
             }
             Err(error) => {
                 tracing::error!(plugin.name = %name, "{error}");
                 reasons.push(error.to_string());
+                // Of what kind it would be nobody knows.
+                unusable_verifiers.push((name, error.to_string()));
                 continue;
             }
         };
@@ -57,6 +65,12 @@ pub(super) async fn load(catalog: &Catalog, wanted: Option<&str>) -> Result<Plug
             Loaded::Advertiser(advertiser) if works => advertisers.push(advertiser),
             // What it lacks was just told.
             Loaded::Advertiser(_) => {}
+            Loaded::PaymentVerifier(verifier) if works => verifiers.push(verifier),
+            Loaded::PaymentVerifier(_) => {
+                let blocking = findings.iter().filter(|finding| finding.blocks());
+                let why = blocking.map(Finding::sentence).collect::<Vec<_>>().join("; ");
+                unusable_verifiers.push((name, why));
+            }
             Loaded::VmBackend(backend) => {
                 let sentence = |finding: &Finding| format!("{name}: {}", finding.sentence());
                 let blocking = findings.iter().filter(|finding| finding.blocks());
@@ -84,5 +98,5 @@ pub(super) async fn load(catalog: &Catalog, wanted: Option<&str>) -> Result<Plug
             Backends::none(reason, backends)
         }
     };
-    Ok(Plugins { backends, advertisers })
+    Ok(Plugins { backends, advertisers, verifiers, unusable_verifiers })
 }

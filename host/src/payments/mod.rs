@@ -6,6 +6,7 @@
 
 pub mod faucet;
 pub mod pricing;
+pub mod streams;
 pub mod wallet;
 
 pub use wallet::{Wallet, WalletError};

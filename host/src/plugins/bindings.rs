@@ -47,4 +47,28 @@ pub mod discovery_advertiser {
     });
 }
 
+pub mod payment_verifier {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "payment-verifier",
+        exports: { default: async },
+        with: {
+            "golem:provider/types": crate::plugins::bindings::golem::provider::types,
+            "golem:provider/process": crate::plugins::bindings::golem::provider::process,
+            "golem:provider/sockets": crate::plugins::bindings::golem::provider::sockets,
+            "golem:provider/files": crate::plugins::bindings::golem::provider::files,
+            "golem:provider/http": crate::plugins::bindings::golem::provider::http,
+            "golem:provider/state": crate::plugins::bindings::golem::provider::state,
+            "golem:provider/progress": crate::plugins::bindings::golem::provider::progress,
+            "golem:provider/log": crate::plugins::bindings::golem::provider::log,
+            "golem:provider/clock": crate::plugins::bindings::golem::provider::clock,
+            "golem:provider/random": crate::plugins::bindings::golem::provider::random,
+            "golem:provider/settings": crate::plugins::bindings::golem::provider::settings,
+            "golem:provider/host": crate::plugins::bindings::golem::provider::host,
+            "golem:provider/evm": crate::plugins::bindings::golem::provider::evm,
+            "golem:provider/signer": crate::plugins::bindings::golem::provider::signer,
+        },
+    });
+}
+
 pub(super) use vm_backend::{golem, golem::provider::types::Error};

@@ -31,6 +31,8 @@ use super::{
     kind::Kind,
     limits,
     manifest::{Ask, Grants, Manifest, ManifestError},
+    payment_component::PaymentComponent,
+    payment_verifier::PaymentVerifier,
     plugin::{Description, Finding, Plugin, Severity},
     schema::{self, Secrets, Setting},
     vm_backend::VmBackend,
@@ -158,6 +160,7 @@ pub struct Probed {
 pub enum Loaded {
     VmBackend(Arc<dyn VmBackend>),
     Advertiser(Arc<dyn Advertiser>),
+    PaymentVerifier(Arc<dyn PaymentVerifier>),
 }
 
 impl Loaded {
@@ -168,6 +171,7 @@ impl Loaded {
             Kind::DiscoveryAdvertiser => {
                 Self::Advertiser(Arc::new(AdvertiserComponent::new(plugin)))
             }
+            Kind::PaymentVerifier => Self::PaymentVerifier(Arc::new(PaymentComponent::new(plugin))),
         }
     }
 }

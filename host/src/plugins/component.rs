@@ -14,6 +14,7 @@ use wasmtime::{
 use super::{
     bindings::{
         discovery_advertiser::DiscoveryAdvertiserPre,
+        payment_verifier::PaymentVerifierPre,
         vm_backend::{VmBackend, VmBackendPre},
     },
     call::{CallState, MemoryRefused, PluginContext},
@@ -43,6 +44,7 @@ pub(super) struct PluginComponent {
 enum Pre {
     VmBackend(VmBackendPre<CallState>),
     DiscoveryAdvertiser(DiscoveryAdvertiserPre<CallState>),
+    PaymentVerifier(PaymentVerifierPre<CallState>),
 }
 
 /// The interface that all kinds export. `describe` is not called by name: see [`PluginComponent::describe`].
@@ -126,6 +128,7 @@ impl PluginComponent {
         match self.pre {
             Pre::VmBackend(_) => Kind::VmBackend,
             Pre::DiscoveryAdvertiser(_) => Kind::DiscoveryAdvertiser,
+            Pre::PaymentVerifier(_) => Kind::PaymentVerifier,
         }
     }
 
@@ -153,6 +156,7 @@ impl PluginComponent {
             match &self.pre {
                 Pre::VmBackend(pre) => describe!(pre),
                 Pre::DiscoveryAdvertiser(pre) => describe!(pre),
+                Pre::PaymentVerifier(pre) => describe!(pre),
             }
         };
         self.run(plugin, limits, None, describe).await
@@ -236,6 +240,7 @@ impl Pre {
         match self {
             Self::VmBackend(pre) => pre.instance_pre(),
             Self::DiscoveryAdvertiser(pre) => pre.instance_pre(),
+            Self::PaymentVerifier(pre) => pre.instance_pre(),
         }
     }
 }
@@ -265,6 +270,7 @@ fn link(component: &Component, kind: Kind) -> wasmtime::Result<Pre> {
         Kind::DiscoveryAdvertiser => {
             Pre::DiscoveryAdvertiser(DiscoveryAdvertiserPre::new(instance)?)
         }
+        Kind::PaymentVerifier => Pre::PaymentVerifier(PaymentVerifierPre::new(instance)?),
     })
 }
 

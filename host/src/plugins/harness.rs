@@ -26,6 +26,8 @@ pub use super::{
     failure::{Failure, FailureKind},
     imports::ethereum,
     kind::Kind,
+    payment_component::PaymentComponent,
+    payment_verifier,
     plugin::{Description, Finding, Plugin, Severity},
     script::{Answer, Asked, Reply, Script},
     vm_backend::{
@@ -40,7 +42,7 @@ use super::{
     engine::{Engine, EngineError},
     imports::{
         Ethereum, Machine, Services, StateError, StateStore,
-        ethereum::{ChainFailure, NoEthereum, Receipt, Transaction},
+        ethereum::{ChainFailure, NoEthereum, Receipt, RpcRefusal, Transaction},
         http,
         log::PluginLog,
         process,
@@ -275,6 +277,14 @@ impl Harness {
         self.load_as(Kind::DiscoveryAdvertiser, AdvertiserComponent::new).await
     }
 
+    /// The same for a payment verifier.
+    ///
+    /// # Errors
+    /// Why a provider would not take the plugin.
+    pub async fn load_payment_verifier(&self) -> Result<Loaded<PaymentComponent>, HarnessError> {
+        self.load_as(Kind::PaymentVerifier, PaymentComponent::new).await
+    }
+
     async fn load_as<Facade>(
         &self,
         wanted: Kind,
@@ -496,6 +506,14 @@ impl Ethereum for KeyAlone {
     }
 
     async fn request(&self, _: &str, _: &str, _: &str) -> Result<String, ChainFailure> {
+        Err(ChainFailure::Provider(no_chain()))
+    }
+
+    async fn request_all(
+        &self,
+        _: &str,
+        _: &[(String, String)],
+    ) -> Result<Vec<Result<String, RpcRefusal>>, Failure> {
         Err(no_chain())
     }
 
@@ -505,13 +523,13 @@ impl Ethereum for KeyAlone {
         _: Transaction,
         _: Duration,
     ) -> Result<Receipt, ChainFailure> {
-        Err(no_chain())
+        Err(ChainFailure::Provider(no_chain()))
     }
 }
 
-fn no_chain() -> ChainFailure {
+fn no_chain() -> Failure {
     let message = "there is no chain here, as the plugin is only being tested";
-    ChainFailure::Provider(Failure::new(FailureKind::FailedPrecondition, message))
+    Failure::new(FailureKind::FailedPrecondition, message)
 }
 
 /// A place for progress that nobody reads.

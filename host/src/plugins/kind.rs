@@ -10,16 +10,19 @@ pub enum Kind {
     VmBackend,
     /// Lists the provider where requestors look.
     DiscoveryAdvertiser,
+    /// Reads what requestors pay.
+    PaymentVerifier,
 }
 
 impl Kind {
-    pub const ALL: [Self; 2] = [Self::VmBackend, Self::DiscoveryAdvertiser];
+    pub const ALL: [Self; 3] = [Self::VmBackend, Self::DiscoveryAdvertiser, Self::PaymentVerifier];
 
     /// As its world is called.
     pub fn world(self) -> &'static str {
         match self {
             Self::VmBackend => "vm-backend",
             Self::DiscoveryAdvertiser => "discovery-advertiser",
+            Self::PaymentVerifier => "payment-verifier",
         }
     }
 
@@ -28,6 +31,7 @@ impl Kind {
         match self {
             Self::VmBackend => "VM backend",
             Self::DiscoveryAdvertiser => "advertiser",
+            Self::PaymentVerifier => "payment verifier",
         }
     }
 
@@ -36,6 +40,7 @@ impl Kind {
         match self {
             Self::VmBackend => "golem:provider/vms",
             Self::DiscoveryAdvertiser => "golem:provider/advertisements",
+            Self::PaymentVerifier => "golem:provider/payments",
         }
     }
 
@@ -57,6 +62,15 @@ impl Kind {
             Self::DiscoveryAdvertiser => {
                 &["get-schedule", "publish", "withdraw", "look-up", "search"]
             }
+            Self::PaymentVerifier => &[
+                "get-terms",
+                "check-reference",
+                "read",
+                "changed-since",
+                "collect",
+                "close",
+                "payouts",
+            ],
         }
     }
 }

@@ -102,6 +102,9 @@ pub struct Functions {
     /// `look-up`: asks a server, past its caches.
     pub entries: CallLimits,
     pub search: CallLimits,
+    /// Hundreds of payments, from nodes that may have to be asked one after the other.
+    pub read_payments: CallLimits,
+    pub write_call: CallLimits,
 }
 
 pub const FUNCTIONS: Functions = Functions {
@@ -118,6 +121,8 @@ pub const FUNCTIONS: Functions = Functions {
     withdraw: seconds(60, 5),
     entries: seconds(30, 2),
     search: seconds(60, 5),
+    read_payments: seconds(40, 5),
+    write_call: seconds(10, 2),
 };
 
 // --- Answers -------------------------------------------------------------------------------------------------------
@@ -198,6 +203,9 @@ pub const RANDOM_BYTES: usize = 64 << 10;
 
 /// Of a message that the provider's key signs.
 pub const SIGNED_BYTES: usize = 1 << 20;
+
+/// Questions to a chain at once.
+pub const EVM_REQUESTS: usize = 500;
 
 /// Characters of a stage's name.
 pub const STAGE_CHARS: usize = 100;

@@ -91,7 +91,7 @@ impl Bench {
     async fn load(&self) -> Arc<dyn VmBackend> {
         match self.catalog.load_named("misbehaving").await.unwrap().plugin {
             Loaded::VmBackend(backend) => backend,
-            Loaded::Advertiser(_) => panic!("it is a backend"),
+            _ => panic!("it is a backend"),
         }
     }
 

@@ -193,16 +193,18 @@ keys! {
 
     #[secret] POLYGON_RPC_URL: Vec<String>, parse::http_urls, "JSON-RPC of the chain that is paid on; several are asked in turn";
     MAX_GAS_PRICE_GWEI: Decimal = Decimal::new(200, 0), parse::amount, "no transaction pays more for a unit of gas, on any chain";
-    #[later] STREAM_PAYMENT_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the payment streams; zero for none";
+    STREAM_PAYMENT_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the payment streams; zero for none";
     GLM_TOKEN_ADDRESS: String = NO_ADDRESS.into(), parse::address, "contract of the GLM token";
-    #[later] STREAM_MIN_REMAINING_SECONDS: u64 = 3600, parse::whole::<u64, 0, {u64::MAX}>, "runway a stream must have";
-    #[later] STREAM_CREATE_GRACE_SECONDS: u64 = 300, parse::whole::<u64, 0, 86400>, "what a new stream may lack of an hour";
-    #[later] STREAM_RETENTION_SECONDS: u64 = 86400, parse::whole::<u64, 0, {u64::MAX}>, "how long an unpaid VM is kept, stopped";
-    #[later] STREAM_MONITOR_ENABLED: bool = false, parse::flag, "stop VMs whose stream runs out";
-    #[later] STREAM_MONITOR_INTERVAL_SECONDS: u64 = 60, parse::whole::<u64, 1, 86400>, "seconds between looks at the streams";
-    #[later] STREAM_WITHDRAW_ENABLED: bool = false, parse::flag, "withdraw what was earned from time to time";
-    #[later] STREAM_WITHDRAW_INTERVAL_SECONDS: u64 = 1800, parse::whole::<u64, 1, 2_592_000>, "seconds between withdrawals";
-    #[later] STREAM_MIN_WITHDRAW_WEI: u128 = 0, parse::wei, "the smallest amount that is withdrawn";
+    PAYMENT_VERIFIER: String, parse::plugin_name, "plugin that reads payments (stream-payment where STREAM_PAYMENT_ADDRESS is set)";
+    STREAM_CONFIRMATIONS: u32 = 1, parse::whole::<u32, 1, 1000>, "blocks a stream must be in before it counts, its own included";
+    STREAM_MIN_REMAINING_SECONDS: u64 = 3600, parse::whole::<u64, 0, {u64::MAX}>, "runway a stream must have";
+    STREAM_CREATE_GRACE_SECONDS: u64 = 300, parse::whole::<u64, 0, 86400>, "what a new stream may lack of an hour";
+    STREAM_RETENTION_SECONDS: u64 = 86400, parse::whole::<u64, 0, {u64::MAX}>, "how long an unpaid VM is kept, stopped";
+    STREAM_MONITOR_ENABLED: bool = false, parse::flag, "stop VMs whose stream runs out";
+    STREAM_MONITOR_INTERVAL_SECONDS: u64 = 60, parse::whole::<u64, 1, 86400>, "seconds between looks at the streams";
+    STREAM_WITHDRAW_ENABLED: bool = false, parse::flag, "withdraw what was earned from time to time";
+    STREAM_WITHDRAW_INTERVAL_SECONDS: u64 = 1800, parse::whole::<u64, 1, 2_592_000>, "seconds between withdrawals";
+    STREAM_MIN_WITHDRAW_WEI: u128 = 0, parse::wei, "the smallest amount that is withdrawn";
 
     FAUCET_URL: String, parse::http_url, "faucet of the testnet that is advertised on";
     L2_FAUCET_URL: String, parse::http_url, "faucet of the testnet that is paid on";

@@ -60,6 +60,7 @@ pub struct Settings {
     pub pricing: PricingSettings,
     pub discovery: DiscoverySettings,
     pub chains: ChainSettings,
+    pub payments: PaymentSettings,
     pub faucets: FaucetSettings,
     pub log: LogSettings,
     /// What was set as `GOLEM_PROVIDER_PLUGIN_<NAME>_<KEY>`: by plugin name, then by key (lower case, `-` for `_`), untouched.
@@ -137,6 +138,42 @@ pub struct ChainSettings {
     pub max_gas_price_wei: u128,
     /// The contract of the GLM token there; `None` where payments are in the chain's own coin.
     pub glm_token: Option<String>,
+}
+
+/// How machines are paid for.
+#[derive(Debug, Clone)]
+pub struct PaymentSettings {
+    /// The plugin that reads payments; `None`: none are taken. Never any in development.
+    pub verifier: Option<String>,
+    /// The contract of the streams, as requestors are told; `None` where there is none.
+    pub contract: Option<String>,
+    /// Blocks a stream must be in before it counts, its own included: 1 is the newest.
+    pub confirmations: u32,
+    /// A machine is stopped when its stream has less left than this.
+    pub min_remaining: Duration,
+    /// What a new stream may lack of the usual deposit of an hour.
+    pub create_grace: Duration,
+    /// How long a machine that nobody pays for is kept, stopped.
+    pub retention: Duration,
+    pub monitor: StreamMonitorSettings,
+    pub withdrawals: WithdrawalSettings,
+}
+
+/// Whether machines that nobody pays for are stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamMonitorSettings {
+    pub enabled: bool,
+    pub interval: Duration,
+}
+
+/// Whether what was earned is collected by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WithdrawalSettings {
+    pub enabled: bool,
+    /// Of one stream, nothing is collected sooner than this after the last time.
+    pub interval: Duration,
+    /// Smaller amounts wait.
+    pub min_wei: u128,
 }
 
 /// Where test money comes from.

@@ -13,9 +13,10 @@ use rust_decimal::Decimal;
 
 use super::{
     ApiSettings, ChainSettings, DiscoverySettings, EffectiveKey, Environment, FaucetSettings,
-    IdentitySettings, LogSettings, MonthlyPrices, Overrides, PortQuorum, PortSettings,
-    PriceSourceSettings, PricingSettings, PublicIp, ReachabilitySettings, ResourceSettings, Secret,
-    Settings, SettingsError, Verification, VmSettings, WalletSettings,
+    IdentitySettings, LogSettings, MonthlyPrices, Overrides, PaymentSettings, PortQuorum,
+    PortSettings, PriceSourceSettings, PricingSettings, PublicIp, ReachabilitySettings,
+    ResourceSettings, Secret, Settings, SettingsError, StreamMonitorSettings, Verification,
+    VmSettings, WalletSettings, WithdrawalSettings,
     keys::{self, AnyKey, Description, Key, NO_ADDRESS, OptionalKey, PLUGIN_PREFIX, PREFIX},
     parse::Show,
     public_ip,
@@ -281,6 +282,7 @@ fn build(
             glm_token: Some(value(sources, &keys::GLM_TOKEN_ADDRESS))
                 .filter(|address| !address.eq_ignore_ascii_case(NO_ADDRESS)),
         },
+        payments: payments(sources, environment),
         faucets: FaucetSettings {
             golem_base_url: optional(sources, &keys::FAUCET_URL),
             payments_url: optional(sources, &keys::L2_FAUCET_URL),
@@ -324,6 +326,35 @@ fn pricing(sources: &Sources, environment: Environment) -> PricingSettings {
         },
         source: enabled.then_some(source),
         min_delta_percent: value(sources, &keys::PRICING_UPDATE_MIN_DELTA_PERCENT),
+    }
+}
+
+fn payments(sources: &Sources, environment: Environment) -> PaymentSettings {
+    let contract = Some(value(sources, &keys::STREAM_PAYMENT_ADDRESS))
+        .filter(|address| !address.eq_ignore_ascii_case(NO_ADDRESS));
+    let seconds = |key: &Key<u64>| Duration::from_secs(value(sources, key));
+    let chosen = optional(sources, &keys::PAYMENT_VERIFIER);
+    PaymentSettings {
+        verifier: match environment {
+            Environment::Development => None,
+            Environment::Production => {
+                chosen.or_else(|| contract.as_ref().map(|_| "stream-payment".to_owned()))
+            }
+        },
+        contract: contract.filter(|_| environment == Environment::Production),
+        confirmations: value(sources, &keys::STREAM_CONFIRMATIONS),
+        min_remaining: seconds(&keys::STREAM_MIN_REMAINING_SECONDS),
+        create_grace: seconds(&keys::STREAM_CREATE_GRACE_SECONDS),
+        retention: seconds(&keys::STREAM_RETENTION_SECONDS),
+        monitor: StreamMonitorSettings {
+            enabled: value(sources, &keys::STREAM_MONITOR_ENABLED),
+            interval: seconds(&keys::STREAM_MONITOR_INTERVAL_SECONDS),
+        },
+        withdrawals: WithdrawalSettings {
+            enabled: value(sources, &keys::STREAM_WITHDRAW_ENABLED),
+            interval: seconds(&keys::STREAM_WITHDRAW_INTERVAL_SECONDS),
+            min_wei: value(sources, &keys::STREAM_MIN_WITHDRAW_WEI),
+        },
     }
 }
 
@@ -372,18 +403,24 @@ fn public_ip(
 
 fn other_warnings(sources: &Sources, max_vms: u32, ports: usize) -> Vec<String> {
     let mut warnings = Vec::new();
-    let payments = &keys::STREAM_PAYMENT_ADDRESS;
-    if value(sources, payments).to_ascii_lowercase() != NO_ADDRESS {
+    let payments = payments(sources, value(sources, &keys::ENVIRONMENT));
+    if payments.verifier.is_some() && !payments.monitor.enabled {
         warnings.push(format!(
-            "{} is set, but this version takes no payments: VMs are given to anyone who asks",
-            payments.description.name
+            "{} is off: a machine goes on running when its stream has ended; to stop such: golem-provider config monitor --enable",
+            keys::STREAM_MONITOR_ENABLED.description.name
+        ));
+    }
+    if payments.verifier.is_some()
+        && optional(sources, &keys::POLYGON_RPC_URL).is_none_or(|urls| urls.is_empty())
+    {
+        warnings.push(format!(
+            "payments are demanded, and nobody can check them: set {} to a node of the chain that is paid on",
+            keys::POLYGON_RPC_URL.description.name
         ));
     }
     let later = keys::ALL.iter().map(|key| key.description());
     let later: Vec<_> = later
-        .filter(|key| {
-            key.later && key.name != payments.description.name && sources.get(key.name).is_some()
-        })
+        .filter(|key| key.later && sources.get(key.name).is_some())
         .map(|key| key.name)
         .collect();
     if !later.is_empty() {
@@ -416,6 +453,8 @@ static INHERITED: &[(Description, &str, &str)] = &[
     ),
     (keys::GOLEM_BASE_ADVERTISEMENT_INTERVAL.description, "golem_base", "interval-seconds"),
     (keys::PRICING_UPDATE_INTERVAL_GOLEM_BASE.description, "golem_base", "price-interval-seconds"),
+    (keys::STREAM_PAYMENT_ADDRESS.description, "stream_payment", "contract"),
+    (keys::GLM_TOKEN_ADDRESS.description, "stream_payment", "glm-token"),
 ];
 
 /// Those that were chosen; else the central server, and the chain where there is one to ask.

@@ -9,9 +9,15 @@ use super::{
     NetworkSection, ProviderSection, ResourcesSection, Running, Sections, Status, plugins, vms,
 };
 use crate::{
-    discovery::Advertising, payments::pricing::Prices, plugins::catalog::Catalog,
-    ports::verification::Reachability, proxy::Proxy, resources::Minimums, settings::Settings,
-    telemetry::LogTarget, vms::VmService,
+    discovery::Advertising,
+    payments::{pricing::Prices, streams::Verifiers},
+    plugins::catalog::Catalog,
+    ports::verification::Reachability,
+    proxy::Proxy,
+    resources::Minimums,
+    settings::Settings,
+    telemetry::LogTarget,
+    vms::VmService,
 };
 
 /// Looks at everything that a status is made of. Clones look at the same.
@@ -31,6 +37,7 @@ pub struct ObserverParts {
     pub vms: VmService,
     pub proxy: Proxy,
     pub advertising: Advertising,
+    pub verifiers: Verifiers,
     pub prices: watch::Receiver<Prices>,
     pub reachability: watch::Receiver<Reachability>,
 }
@@ -67,6 +74,7 @@ impl Observer {
                 listed,
                 parts.vms.backends(),
                 &parts.advertising,
+                &parts.verifiers,
                 Timestamp::now(),
             ),
             network: Some(NetworkSection::of(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::PluginsSection;
 use crate::{
     discovery::Advertising,
+    payments::streams::Verifiers,
     plugins::{Degraded, Kind, installation::Listed},
     vms::Backends,
 };
@@ -73,12 +74,15 @@ pub fn state_of(
     listed: &Listed,
     backends: &Backends,
     advertising: &Advertising,
+    verifiers: &Verifiers,
 ) -> (PluginState, Vec<Degraded>) {
     let known = advertising.known();
     let degraded = if let Some(advertiser) = known.iter().find(|one| one.name() == listed.name) {
         advertiser.degraded()
     } else if backends.names().contains(&listed.name) {
         backends.degraded(&listed.name)
+    } else if let Some(verifier) = verifiers.named(&listed.name) {
+        verifier.degraded()
     } else {
         let state = if listed.enabled { PluginState::Unusable } else { PluginState::Disabled };
         return (state, Vec::new());
@@ -92,14 +96,17 @@ pub(super) fn section(
     listed: Vec<Listed>,
     backends: &Backends,
     advertising: &Advertising,
+    verifiers: &Verifiers,
     now: Timestamp,
 ) -> PluginsSection {
     let advertisers = advertising.names();
     let default = backends.default_name();
+    let verifier = verifiers.chosen();
     let line = |listed: Listed| {
-        let (state, degraded) = state_of(&listed, backends, advertising);
-        let in_use =
-            default.as_deref() == Ok(listed.name.as_str()) || advertisers.contains(&listed.name);
+        let (state, degraded) = state_of(&listed, backends, advertising, verifiers);
+        let in_use = default.as_deref() == Ok(listed.name.as_str())
+            || advertisers.contains(&listed.name)
+            || verifier.as_deref() == Some(listed.name.as_str());
         let failing = degraded.into_iter().map(|one| FailingFunction::of(one, now)).collect();
         PluginLine { failing, in_use, ..line(listed, state) }
     };

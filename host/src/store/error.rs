@@ -38,6 +38,9 @@ pub enum StoreError {
     Migration { path: PathBuf, message: String },
     #[error("the database holds something that this program cannot read: {0}")]
     BadRow(String),
+    /// No stream buys two machines, also when the first is long gone.
+    #[error("the stream {reference} pays, or has paid, for another machine; open a new one")]
+    StreamTaken { reference: String },
     /// The record was removed meanwhile, or never made.
     #[error("the database has no record of {0}")]
     NoRecord(String),

@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is a handle to a thread that owns the connection; calls are queued to it and awaited, so nothing blocks the
 //! async runtime. A write that has returned survives a power cut. A call whose caller has gone is carried out all
-//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `plugin_state`, `rates`); their SQL lives in them and
+//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `streams`, `plugin_state`, `rates`); their SQL lives in them and
 //! in `migrations/`, nowhere else. Only one provider at a time opens a data directory (`directory`).
 //!
 //! Called by `vms`, `plugins` and `payments`, whose plain values it speaks in; calls nothing else of the host.
@@ -14,6 +14,7 @@ mod jobs;
 mod look;
 mod plugin_state;
 mod rates;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod vms;

@@ -41,7 +41,7 @@ fn job(record: &VmRecord) -> JobRecord {
 async fn admit(store: &Store, name: &str, port: u16) -> (VmRecord, JobRecord) {
     let record = record(name, port);
     let job = job(&record);
-    store.admit(record, job, None).await.unwrap()
+    store.admit(record, job, None, None).await.unwrap()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -98,7 +98,7 @@ async fn the_database_itself_refuses_a_second_vm_with_the_same_name_or_port() {
     for (name, port) in [("one", 50801), ("two", 50800)] {
         let second = record(name, port);
         let second_job = job(&second);
-        assert!(store.admit(second, second_job, None).await.is_err());
+        assert!(store.admit(second, second_job, None, None).await.is_err());
     }
     assert_eq!(store.vms().await.unwrap().len(), 1);
     assert_eq!(store.jobs().await.unwrap().len(), 1, "neither or both");
@@ -111,7 +111,7 @@ async fn a_new_vm_takes_the_place_of_a_failed_one_whose_job_stays() {
     let (failed, _) = admit(&store, "one", 50800).await;
     let second = record("one", 50800);
     let second_job = job(&second);
-    store.admit(second, second_job, Some(failed.vm.id)).await.unwrap();
+    store.admit(second, second_job, Some(failed.vm.id), None).await.unwrap();
     assert_eq!(store.vms().await.unwrap().len(), 1);
     assert_eq!(store.jobs().await.unwrap().len(), 2);
 }
@@ -202,7 +202,7 @@ async fn a_database_that_another_program_has_locked_is_told_as_such() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let first = record("one", 50800);
     let first_job = job(&first);
-    let text = store.admit(first, first_job, None).await.unwrap_err().to_string();
+    let text = store.admit(first, first_job, None, None).await.unwrap_err().to_string();
     assert!(text.contains("is locked by another program"), "{text}");
     other.execute_batch("ROLLBACK").unwrap();
     admit(&store, "one", 50800).await;

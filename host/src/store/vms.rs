@@ -5,8 +5,11 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
-use super::{JobRecord, Store, StoreError, jobs};
-use crate::vms::model::{Phase, Resources, Vm};
+use super::{JobRecord, Store, StoreError, jobs, streams};
+use crate::{
+    payments::streams::Ticket,
+    vms::model::{Phase, Resources, Vm},
+};
 
 /// A VM with what only its making needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +29,7 @@ impl Store {
         self.read(all).await
     }
 
-    /// Writes down a new VM and its job, both or neither, and drops the record of the failed VM whose name it takes. Gives
+    /// Writes down a new VM, its job and the stream that pays for it, all or nothing, and drops the record of the failed VM whose name it takes. Gives
     /// the VM and its job back with the id the VM has got: the one proposed, or that one with a number where it had been
     /// issued before.
     pub async fn admit(
@@ -34,6 +37,7 @@ impl Store {
         mut record: VmRecord,
         mut job: JobRecord,
         replaces: Option<String>,
+        payment: Option<Ticket>,
     ) -> Result<(VmRecord, JobRecord), StoreError> {
         self.write(move |transaction| {
             if let Some(id) = replaces {
@@ -43,12 +47,17 @@ impl Store {
             job.vm_id.clone_from(&record.vm.id);
             insert(transaction, &record)?;
             jobs::insert(transaction, &job)?;
+            if let Some(ticket) = payment {
+                let VmRecord { vm, .. } = &record;
+                streams::bind(transaction, &ticket.bind(&vm.id, &vm.name, vm.created_at))?;
+            }
             Ok((record, job))
         })
         .await
     }
 
-    /// Writes down what may change in a VM's life, and with it what became of its job.
+    /// Writes down what may change in a VM's life, and with it what became of its job. The stream of one that failed to be made
+    /// is let go.
     pub async fn save(&self, vm: Vm, job: Option<JobRecord>) -> Result<(), StoreError> {
         self.write(move |transaction| {
             let changed = transaction.execute(
@@ -70,12 +79,15 @@ impl Store {
             if let Some(job) = job {
                 jobs::update(transaction, &job)?;
             }
+            if vm.phase == Phase::Failed {
+                streams::release_unused(transaction, &vm.id)?;
+            }
             Ok(())
         })
         .await
     }
 
-    /// Removes a VM's record and its jobs, those of failed creates under its name included. None there is a success.
+    /// Removes a VM's record, lets its stream go, and removes its jobs, those of failed creates under its name included. None there is a success.
     pub async fn remove(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write(move |transaction| {
@@ -85,7 +97,7 @@ impl Store {
                 [&id],
             )?;
             transaction.execute("DELETE FROM vms WHERE id = ?1", [&id])?;
-            Ok(())
+            streams::release(transaction, &id)
         })
         .await
     }

@@ -69,7 +69,8 @@ impl Inner {
         };
         let job = JobRecord { job, vm_id: vm.id.clone() };
         let record = VmRecord { vm, ssh_key: new.ssh_key.map(|key| key.to_string()) };
-        let (record, job) = match self.store.admit(record, job, replaced.clone()).await {
+        let (record, job) = match self.store.admit(record, job, replaced.clone(), new.payment).await
+        {
             Ok(admitted) => admitted,
             Err(error) => {
                 self.proxy.close(port).await;

@@ -50,13 +50,18 @@ pub enum VmError {
     Cancelled { id: String },
     #[error("the provider is shutting down; try again when it is back")]
     ShuttingDown,
+    #[error("the stream {reference} pays, or has paid, for another machine; open a new one")]
+    StreamTaken { reference: String },
     #[error("the provider could not write its database: {0}")]
     Store(#[from] Arc<StoreError>),
 }
 
 impl From<StoreError> for VmError {
     fn from(error: StoreError) -> VmError {
-        VmError::Store(Arc::new(error))
+        match error {
+            StoreError::StreamTaken { reference } => VmError::StreamTaken { reference },
+            error => VmError::Store(Arc::new(error)),
+        }
     }
 }
 

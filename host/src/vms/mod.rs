@@ -53,7 +53,7 @@
 //! - `admission` decides on creates one at a time, from name to port, and writes the row while it does.
 //! - `reconcile` compares with what the backends say, and opens what should be open.
 //!
-//! Calls `store`, `proxy`, `ports`, `resources` and the trait of `plugins`; called by `api` and the composition root.
+//! Calls `store`, `proxy`, `ports`, `resources` and the trait of `plugins`, and reads what a payment is in `payments`; called by `api` and the composition root.
 
 mod admission;
 mod backends;

@@ -11,7 +11,7 @@ use ssh_key::{Algorithm, PublicKey, public::KeyData};
 use uuid::Uuid;
 
 pub use crate::plugins::vm_backend::Progress;
-use crate::resources::Amounts;
+use crate::{payments::streams::Ticket, resources::Amounts};
 
 /// The present time as records keep it: in whole milliseconds, since clients in other languages cannot read nine digits.
 pub fn now() -> Timestamp {
@@ -218,6 +218,8 @@ pub struct NewVm {
     pub image: Option<String>,
     /// Logs in as root. Without one, a key has to be added later.
     pub ssh_key: Option<SshPublicKey>,
+    /// What pays for it: a stream that was found good. Bound to the VM when it is admitted, and to no other ever after.
+    pub payment: Option<Ticket>,
 }
 
 /// A requestor's name for a VM: 3 to 64 of `a-z`, `0-9` and `-`, no `-` at either end, no two in a row.

@@ -521,6 +521,7 @@ impl Node {
 /// A small VM of that name.
 pub fn small(name: &str) -> NewVm {
     NewVm {
+        payment: None,
         backend: None,
         name: VmName::parse(name).unwrap(),
         resources: Resources::new(1, 1, 10).unwrap(),

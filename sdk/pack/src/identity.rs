@@ -60,6 +60,7 @@ impl Made {
             let kind = match interface {
                 "golem:provider/vms" => "vm-backend",
                 "golem:provider/advertisements" => "discovery-advertiser",
+                "golem:provider/payments" => "payment-verifier",
                 _ => return None,
             };
             Some(Self { kind: kind.to_owned(), contract: format!("golem:provider@{version}") })

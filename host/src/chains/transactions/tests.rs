@@ -130,7 +130,9 @@ impl AskChain for Paper {
         let params = serde_json::from_str(params.get()).unwrap();
         match state.answer(method, &params) {
             Ok(answer) => Ok(serde_json::value::to_raw_value(&answer).unwrap()),
-            Err(message) => Err(ChainError::Refused { code: -32000, message, data: None }),
+            Err(message) => {
+                Err(ChainError::Refused(RpcError { code: -32000, message, data: None }))
+            }
         }
     }
 }
@@ -310,7 +312,7 @@ async fn who_cannot_pay_and_what_costs_too_much_sends_nothing_and_says_what_to_d
     fixture.state().refusals = ["insufficient funds for gas * price + value"].into();
     assert!(matches!(fixture.send(1).await, Err(ChainError::InsufficientBalance { .. })));
     fixture.state().refusals = ["intrinsic gas too low"].into();
-    assert!(matches!(fixture.send(1).await, Err(ChainError::Refused { .. })));
+    assert!(matches!(fixture.send(1).await, Err(ChainError::Refused(_))));
     assert!(fixture.state().pool.is_none());
     fixture.send(1).await.unwrap();
     assert_eq!(fixture.mined(), [1]);

@@ -127,7 +127,7 @@ pub struct Change {
 
 #[derive(Debug, Args)]
 pub struct Use {
-    /// What for: vm-backend or discovery-advertiser
+    /// What for: vm-backend, discovery-advertiser or payment-verifier
     kind: Kind,
     /// The plugin's name; several may advertise
     #[arg(value_parser = parse_name, required = true)]
@@ -230,9 +230,12 @@ impl Plugin {
                     Kind::DiscoveryAdvertiser => {
                         ("GOLEM_PROVIDER_ADVERTISER_TYPE", "this provider is listed by")
                     }
+                    Kind::PaymentVerifier => {
+                        ("GOLEM_PROVIDER_PAYMENT_VERIFIER", "payments are read by")
+                    }
                 };
-                if kind == Kind::VmBackend && names.len() > 1 {
-                    bail!("new VMs are made by one plugin; name one");
+                if kind != Kind::DiscoveryAdvertiser && names.len() > 1 {
+                    bail!("{does} one plugin; name one");
                 }
                 match &running {
                     Some(client) => client.use_plugins(kind, &names).await?,

@@ -3,7 +3,7 @@
 use rust_decimal::{Decimal, RoundingStrategy};
 
 use super::MonthlyPrices;
-use crate::vms::model::Resources;
+use crate::resources::Amounts;
 
 /// GLM has as many digits after the point as ETH: the smallest part is a wei.
 const GLM_DIGITS: u32 = 18;
@@ -26,8 +26,8 @@ pub fn in_glm(usd: &MonthlyPrices, usd_per_glm: Decimal) -> Option<MonthlyPrices
 }
 
 /// What a machine of this size costs a month, in the currency of the prices. `None` where that does not fit.
-pub fn month_of(prices: &MonthlyPrices, size: Resources) -> Option<Decimal> {
-    let part = |price: Decimal, amount: u32| price.checked_mul(Decimal::from(amount));
+pub fn month_of(prices: &MonthlyPrices, size: Amounts) -> Option<Decimal> {
+    let part = |price: Decimal, amount: u64| price.checked_mul(Decimal::from(amount));
     let sum = part(prices.per_core, size.cpu_cores)?
         .checked_add(part(prices.per_gb_ram, size.memory_gb)?)?
         .checked_add(part(prices.per_gb_storage, size.storage_gb)?)?;
@@ -36,8 +36,8 @@ pub fn month_of(prices: &MonthlyPrices, size: Resources) -> Option<Decimal> {
 
 /// What a machine of this size costs a second, in wei, rounded down: what a requestor computes from prices in GLM. `None` where
 /// a price is no whole number of wei, or the result does not fit.
-pub fn wei_per_second(glm: &MonthlyPrices, size: Resources) -> Option<u128> {
-    let part = |price: Decimal, amount: u32| wei(price)?.checked_mul(amount.into());
+pub fn wei_per_second(glm: &MonthlyPrices, size: Amounts) -> Option<u128> {
+    let part = |price: Decimal, amount: u64| wei(price)?.checked_mul(amount.into());
     let a_month = part(glm.per_core, size.cpu_cores)?
         .checked_add(part(glm.per_gb_ram, size.memory_gb)?)?
         .checked_add(part(glm.per_gb_storage, size.storage_gb)?)?;
@@ -79,9 +79,9 @@ mod tests {
         assert!(vectors.len() > 10);
         for vector in vectors {
             let text = |key: &str| vector[key].as_str().unwrap();
-            let amount = |key: &str| u32::try_from(vector[key].as_u64().unwrap()).unwrap();
+            let amount = |key: &str| vector[key].as_u64().unwrap();
             let glm = prices(text("core"), text("ram"), text("storage"));
-            let size = Resources {
+            let size = Amounts {
                 cpu_cores: amount("cpu"),
                 memory_gb: amount("memory"),
                 storage_gb: amount("storage_gb"),
@@ -107,7 +107,7 @@ mod tests {
     fn what_does_not_fit_is_refused_and_not_rounded() {
         assert_eq!(in_glm(&prices("1", "1", "1"), Decimal::ZERO), None);
         assert_eq!(in_glm(&prices("0.000000000000000001", "1", "1"), decimal("1000")), None);
-        let size = Resources::new(16, 64, 1000).unwrap();
+        let size = Amounts { cpu_cores: 16, memory_gb: 64, storage_gb: 1000 };
         let too_fine = prices("0.0000000000000000001", "0", "0");
         assert_eq!(wei_per_second(&too_fine, size), None);
         let huge = MonthlyPrices { per_core: Decimal::MAX, ..prices("0", "0", "0") };
@@ -132,7 +132,7 @@ mod tests {
                 let off = (glm * rate - usd).abs();
                 prop_assert!(off <= rate * Decimal::new(1, 18) || off <= usd * Decimal::new(1, 20), "{} {}", usd, glm);
             }
-            let size = Resources::new(16, 64, 1000).unwrap();
+            let size = Amounts { cpu_cores: 16, memory_gb: 64, storage_gb: 1000 };
             prop_assert!(month_of(&glm, size).is_some());
             prop_assert!(wei_per_second(&glm, size).is_some());
         }

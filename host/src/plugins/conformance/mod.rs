@@ -30,6 +30,7 @@ use super::{
     advertiser_component::AdvertiserComponent,
     harness::{Harness, Loaded},
     kind::Kind,
+    payment_component::PaymentComponent,
     plugin::{Description, Finding},
     vm_backend::{InstanceSpec, ProgressSink},
     vm_component::VmComponent,
@@ -95,6 +96,7 @@ pub async fn run(
 ) -> Report {
     match harness.compile().await.map(|component| component.kind()) {
         Ok(Kind::DiscoveryAdvertiser) => run_advertiser(harness, observer, broken_off).await,
+        Ok(Kind::PaymentVerifier) => run_payment_verifier(harness, observer, broken_off).await,
         Ok(Kind::VmBackend) | Err(_) => run_vm_backend(harness, image, observer, broken_off).await,
     }
 }
@@ -126,6 +128,24 @@ pub async fn run_advertiser(
         recorder.say("withdrawing what is left");
         // What does not go in time expires by itself.
         let _ = tokio::time::timeout(TIDYING, bed.tidy()).await;
+    }
+    report.outcomes = recorder.into_outcomes();
+    report
+}
+
+/// Checks a payment verifier, on the chain that the harness has. Nothing is sent there.
+pub async fn run_payment_verifier(
+    harness: &Harness,
+    observer: Observer,
+    broken_off: &CancellationToken,
+) -> Report {
+    let kind = Kind::PaymentVerifier;
+    let mut report = Report::new(kind);
+    let mut recorder = Recorder::new(observer);
+    let work = identity::check(harness, kind, PaymentComponent::new, &mut recorder, &mut report);
+    tokio::select! {
+        _ = work => {}
+        () = broken_off.cancelled() => report.interrupted = true,
     }
     report.outcomes = recorder.into_outcomes();
     report

@@ -22,6 +22,14 @@ pub trait Ethereum: Send + Sync + 'static {
         params: &str,
     ) -> Result<String, ChainFailure>;
 
+    /// Asks one node of the chain several things at once; answers come in the order of the questions, each a method and its
+    /// parameters.
+    async fn request_all(
+        &self,
+        chain: &str,
+        requests: &[(String, String)],
+    ) -> Result<Vec<Result<String, RpcRefusal>>, Failure>;
+
     /// Signs, sends, and waits until it is mined.
     async fn send_transaction(
         &self,
@@ -63,14 +71,18 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChainFailure {
     /// A node refused.
-    Rpc {
-        code: i64,
-        message: String,
-        /// JSON.
-        data: Option<String>,
-    },
+    Rpc(RpcRefusal),
     /// No node answered, or none was asked.
     Provider(Failure),
+}
+
+/// What a node answered in place of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcRefusal {
+    pub code: i64,
+    pub message: String,
+    /// JSON.
+    pub data: Option<String>,
 }
 
 /// Where there is neither chain nor key: in commands that only look at a plugin.
@@ -98,6 +110,14 @@ impl Ethereum for NoEthereum {
 
     async fn request(&self, _: &str, _: &str, _: &str) -> Result<String, ChainFailure> {
         Err(ChainFailure::Provider(Self::failure()))
+    }
+
+    async fn request_all(
+        &self,
+        _: &str,
+        _: &[(String, String)],
+    ) -> Result<Vec<Result<String, RpcRefusal>>, Failure> {
+        Err(Self::failure())
     }
 
     async fn send_transaction(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::ethereum::ChainFailure;
+use super::ethereum::{ChainFailure, RpcRefusal};
 use crate::plugins::{
     bindings::{
         Error,
@@ -12,7 +12,7 @@ use crate::plugins::{
     },
     call::CallState,
     failure::{self, FailureKind},
-    limits::{HTTP_BODY_BYTES, TEXT_BYTES},
+    limits::{EVM_REQUESTS, HTTP_BODY_BYTES, TEXT_BYTES},
     manifest::EvmRefused,
     text,
 };
@@ -27,10 +27,10 @@ impl Host for CallState {
         method: String,
         params: String,
     ) -> Result<String, Failure> {
-        self.plugin.grants.evm(&chain, &method).map_err(|refused| match refused {
-            EvmRefused::NotGranted(refused) => Failure::Provider(refused.into()),
-            EvmRefused::Method(text) => Failure::Provider(Error::PermissionDenied(text)),
-        })?;
+        self.plugin
+            .grants
+            .evm(&chain, &method)
+            .map_err(|refused| Failure::Provider(refused.into()))?;
         let asking = self.plugin.services.ethereum.request(&chain, &method, &params);
         let answer = timeout(REQUEST, asking).await.map_err(|_| {
             Failure::Provider(Error::Unavailable(format!(
@@ -46,14 +46,58 @@ impl Host for CallState {
         }
         Ok(answer)
     }
+
+    async fn request_all(
+        &mut self,
+        chain: String,
+        requests: Vec<(String, String)>,
+    ) -> Result<Vec<Result<String, RpcError>>, Error> {
+        if requests.is_empty() || requests.len() > EVM_REQUESTS {
+            return Err(Error::InvalidArgument(format!(
+                "{} questions at once to the chain {chain}, where there may be 1 to {EVM_REQUESTS}",
+                requests.len()
+            )));
+        }
+        for (method, _) in &requests {
+            self.plugin.grants.evm(&chain, method)?;
+        }
+        let asking = self.plugin.services.ethereum.request_all(&chain, &requests);
+        let answers = timeout(REQUEST, asking).await.map_err(|_| {
+            Error::Unavailable(format!(
+                "no node of {chain} answered {} questions within {} s",
+                requests.len(),
+                REQUEST.as_secs()
+            ))
+        })??;
+        let bytes: usize = answers.iter().flatten().map(String::len).sum();
+        if bytes > HTTP_BODY_BYTES {
+            return Err(Error::ResourceExhausted(format!(
+                "the node of {chain} answers with {bytes} bytes, of which {HTTP_BODY_BYTES} are taken; ask less at once"
+            )));
+        }
+        Ok(answers.into_iter().map(|answer| answer.map_err(RpcError::from)).collect())
+    }
+}
+
+impl From<EvmRefused> for Error {
+    fn from(refused: EvmRefused) -> Self {
+        match refused {
+            EvmRefused::NotGranted(refused) => refused.into(),
+            EvmRefused::Method(text) => Self::PermissionDenied(text),
+        }
+    }
+}
+
+impl From<RpcRefusal> for RpcError {
+    fn from(RpcRefusal { code, message, data }: RpcRefusal) -> Self {
+        Self { code, message: text::plain(&message, TEXT_BYTES), data }
+    }
 }
 
 impl From<ChainFailure> for Failure {
     fn from(failure: ChainFailure) -> Self {
         match failure {
-            ChainFailure::Rpc { code, message, data } => {
-                Self::Rpc(RpcError { code, message: text::plain(&message, TEXT_BYTES), data })
-            }
+            ChainFailure::Rpc(refusal) => Self::Rpc(refusal.into()),
             ChainFailure::Provider(failure) => Self::Provider(failure.into()),
         }
     }

@@ -255,6 +255,7 @@ fn ending(report: &Report) -> String {
     let kind = match report.kind {
         Kind::VmBackend => "a VM backend",
         Kind::DiscoveryAdvertiser => "an advertiser",
+        Kind::PaymentVerifier => "a payment verifier",
     };
     let verdict = if report.interrupted {
         "was not tried to the end"
