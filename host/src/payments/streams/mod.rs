@@ -1,19 +1,239 @@
 //! Streams that machines are paid by.
 //!
 //! ```text
-//! verifiers   which plugin reads the contract
-//! funding     what a stream is worth at a moment        ┐ pure
-//! verdict     may a machine start, must it stop         ┘
-//! model       what is kept of a stream
+//! requests ─▶ gate ──────────▶ ticket, bound in the transaction that admits the machine
+//!               │
+//! plugin ◀─ verifiers ◀─ monitor ──▶ machines        stopped, deleted
+//!               │           │
+//!            verdict ◀── funding                     pure: what a stream is worth, what follows from that
+//!                           │
+//!                         book ──▶ statuses          what is known now, for the API
 //! ```
+//!
+//! `model` is what is kept of a stream, `quotes` what a machine may be paid by, `view` how a stream is shown, `live` what the
+//! operator may change while all this runs. Time is the chain's, a block's timestamp; this machine's clock is asked only when
+//! the chain does not answer.
+//!
+//! Calls `store` and the traits of `plugins`, and machines through a trait of its own. Called by `api`, `admin` and the
+//! composition root; `vms` and `store` know a [`Ticket`] and a [`Stream`] as values.
 
+mod book;
 pub mod funding;
+mod gate;
+pub mod live;
+mod machines;
 pub mod model;
+mod monitor;
+mod quotes;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 mod verifiers;
+mod view;
 
-pub use model::{
-    PaymentStatus, Payout, PayoutKind, PayoutState, Stream, StreamKey, Suspension, Ticket,
+use std::{sync::Arc, time::Duration};
+
+use alloy::primitives::Address;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{book::Book, gate::Gate, quotes::Quotes, verdict::Rules};
+pub use self::{
+    gate::GateError,
+    live::{LiveRules, NotAllowed, PaymentRules, RulesChange},
+    machines::{MachineState, Machines},
+    model::{
+        PaymentStatus, Payout, PayoutKind, PayoutState, Stream, StreamKey, Suspension, Ticket,
+    },
+    verdict::{PaymentState, Refusal},
+    verifiers::{NoVerifier, Verifiers},
+    view::StreamView,
 };
-pub use verdict::PaymentState;
-pub use verifiers::{NoVerifier, Verifiers};
+use crate::{
+    payments::pricing::Prices,
+    plugins::payment_verifier::Payment,
+    resources::Amounts,
+    settings::PaymentSettings,
+    store::{Store, StoreError},
+};
+
+/// The streams of this provider's machines. Clones are the same.
+#[derive(Clone)]
+pub struct Streams(Arc<Inner>);
+
+/// What streams are made of.
+pub struct StreamsParts {
+    pub store: Store,
+    pub verifiers: Verifiers,
+    /// The provider, which streams have to pay.
+    pub payee: Address,
+    pub prices: watch::Receiver<Prices>,
+    /// How long a price counts after it rose.
+    pub price_memory: Duration,
+    pub rules: watch::Receiver<PaymentRules>,
+}
+
+struct Inner {
+    store: Store,
+    gate: Gate,
+    book: Book,
+    rules: watch::Receiver<PaymentRules>,
+    create_grace: Duration,
+    /// Held while streams are read and written down.
+    reading: Mutex<()>,
+    /// Streams are looked at without waiting for the interval.
+    wake: Notify,
+}
+
+impl Streams {
+    pub fn new(settings: &PaymentSettings, parts: StreamsParts) -> Self {
+        let StreamsParts { store, verifiers, payee, prices, price_memory, rules } = parts;
+        let quotes = Quotes::new(prices, price_memory);
+        Self(Arc::new(Inner {
+            store,
+            gate: Gate { payee, confirmations: settings.confirmations, verifiers, quotes },
+            book: Book::default(),
+            rules,
+            create_grace: settings.create_grace,
+            reading: Mutex::default(),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Does a machine have to be paid for?
+    pub fn are_wanted(&self) -> bool {
+        self.0.gate.verifiers.are_wanted()
+    }
+
+    /// Looks at the stream that is to pay for a new machine of this size. Whoever gets a ticket binds it with the machine.
+    ///
+    /// # Errors
+    /// Why the machine is not made, for its requestor.
+    pub async fn admit(&self, reference: Option<&str>, size: Amounts) -> Result<Ticket, GateError> {
+        self.0.gate.admit(reference, size, &self.0.rules()).await
+    }
+
+    /// May a machine that rests start again? One that no stream was ever bound to may.
+    ///
+    /// # Errors
+    /// Why it may not, for its requestor.
+    pub async fn may_start(&self, vm_id: &str) -> Result<(), GateError> {
+        match self.0.book.of_vm(vm_id) {
+            Some(stream) if self.are_wanted() => self.0.gate.renew(&stream, &self.0.rules()).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Something about a machine or its stream has changed: streams are looked at now, and not only after the interval.
+    pub fn look_soon(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// How the payment of this machine stands, as of the last look. Never waits.
+    pub fn status(&self, vm_id: &str) -> Option<Arc<PaymentStatus>> {
+        self.0.book.status(vm_id)
+    }
+
+    /// Why the chain cannot be asked, as of the last look.
+    pub fn silent(&self) -> Option<String> {
+        self.0.book.silent()
+    }
+
+    /// Why no paid machine can be made, where something that the operator can mend is in the way.
+    pub fn blocked(&self) -> Option<String> {
+        if !self.are_wanted() {
+            return None;
+        }
+        self.0.gate.verifiers.current().err().map(|missing| missing.reason)
+    }
+
+    /// The stream of a machine as it stands now, freshly read where that is possible. Absent where it has none.
+    pub async fn view(&self, vm_id: &str) -> Option<StreamView> {
+        let stream = self.0.book.of_vm(vm_id).or(self.0.of_vm_in_store(vm_id).await)?;
+        let mut views = self.0.views(vec![stream]).await;
+        views.pop()
+    }
+
+    /// The streams of all machines there are, as they stand now.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn views(&self) -> Result<Vec<StreamView>, StoreError> {
+        let streams = self.0.store.streams().await?;
+        let of_machines = streams.into_iter().filter(|stream| stream.released_at.is_none());
+        Ok(self.0.views(of_machines.collect()).await)
+    }
+
+    /// Looks at streams and does what follows, until told to stop.
+    pub async fn watch_over(self, machines: Arc<dyn Machines>, stop: CancellationToken) {
+        let inner = self.0;
+        let rules = inner.rules.clone();
+        let monitor = monitor::run(Arc::clone(&inner), machines, rules, stop);
+        tokio::select! {
+            () = monitor => {}
+            // Never ends.
+            () = inner.gate.quotes.follow() => {}
+        }
+    }
+}
+
+impl Inner {
+    /// What counts for streams now.
+    fn rules(&self) -> Rules {
+        self.rules_of(&self.rules.borrow())
+    }
+
+    fn rules_of(&self, rules: &PaymentRules) -> Rules {
+        Rules { min_remaining: rules.min_remaining, create_grace: self.create_grace }
+    }
+
+    /// For a machine that was admitted since the last look.
+    async fn of_vm_in_store(&self, vm_id: &str) -> Option<Stream> {
+        let streams = self.store.streams().await.ok()?;
+        streams.into_iter().rev().find(|stream| stream.vm_id == vm_id)
+    }
+
+    async fn views(&self, streams: Vec<Stream>) -> Vec<StreamView> {
+        let payee = self.gate.payee;
+        let readings = self.read_all(&streams).await;
+        let silent = self.book.silent();
+        let now = model::now();
+        let view = |stream: Stream| {
+            let (payment, time, problem) = match readings.get(&stream.key) {
+                Some(monitor::Reading::Found { payment: Some(payment), latest, .. }) => {
+                    (payment.clone(), latest.time, None)
+                }
+                Some(monitor::Reading::Found { payment: None, latest, .. }) => {
+                    (stream.payment.clone(), latest.time, Some("unknown stream".to_owned()))
+                }
+                Some(monitor::Reading::Silent) | None => {
+                    let why = silent.clone().unwrap_or_else(|| {
+                        "it belongs to another contract than the one that is configured".to_owned()
+                    });
+                    let time = stream.chain_time(now);
+                    (stream.payment.clone(), time, Some(format!("stream lookup failed: {why}")))
+                }
+            };
+            StreamView::new(&stream, payment, time, payee, problem)
+        };
+        streams.into_iter().map(view).collect()
+    }
+}
+
+/// Is this payment one that a machine of ours could run on now? Else why not, in the words that requestors' programs know.
+fn reason(payment: &Payment, now: u64, payee: Address) -> Option<&'static str> {
+    use alloy::primitives::U256;
+
+    use crate::plugins::payment_verifier::Standing;
+    match payment.standing {
+        Standing::Closed => Some("stream terminated"),
+        _ if payment.payee != payee => Some("recipient mismatch"),
+        _ if payment.deposit_wei.is_zero() => Some("no deposit"),
+        _ if payment.start_time > U256::from(now) => Some("stream not started"),
+        Standing::Halted => Some("stream halted"),
+        Standing::Open if funding::Funding::at(payment, now).remaining_seconds == 0 => {
+            Some("stream ran out")
+        }
+        Standing::Open => None,
+    }
+}

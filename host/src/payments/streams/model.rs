@@ -7,6 +7,13 @@ use serde::Serialize;
 use super::verdict::PaymentState;
 use crate::plugins::payment_verifier::Payment;
 
+/// The present time as records keep it, in whole milliseconds.
+pub(super) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    // Every present time in milliseconds is within what a timestamp can hold.
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
 /// A payment, wherever it stands: unlike a number, it means the same under another contract.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey {
@@ -29,8 +36,9 @@ pub struct Stream {
     pub bound_at: Timestamp,
     /// As it was read last.
     pub payment: Payment,
-    /// The block of that: its number, and its time in seconds since 1970-01-01 UTC.
+    /// The block of that.
     pub read_block: u64,
+    /// The time of the newest block then, in seconds since 1970-01-01 UTC.
     pub read_block_time: u64,
     /// When that was, by this machine's clock.
     pub read_at: Timestamp,
