@@ -5,7 +5,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::vms::model::{Job, JobStatus, Phase, Resources, Vm};
+use crate::{
+    owners::{Address, Nonce},
+    vms::model::{Job, JobStatus, Ownership, Phase, Resources, Vm},
+};
 
 fn record(name: &str, port: u16) -> VmRecord {
     let now = Timestamp::now();
@@ -16,6 +19,7 @@ fn record(name: &str, port: u16) -> VmRecord {
         phase: Phase::Creating,
         resources: Resources::new(1, 2, 10).unwrap(),
         image: "24.04".to_owned(),
+        ownership: Ownership::Nobody,
         ssh_port: Some(port),
         ip_address: None,
         created_at: now,
@@ -30,6 +34,7 @@ fn job(record: &VmRecord) -> JobRecord {
     let job = Job {
         id: Uuid::new_v4(),
         vm_name: record.vm.name.clone(),
+        ownership: record.vm.ownership,
         status: JobStatus::Creating,
         error: None,
         created_at: record.vm.created_at,
