@@ -11,10 +11,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 
-use super::{
-    error::ApiError,
-    limits::{self, MAX_BODY},
-};
+use super::{error::ApiError, limits};
 use crate::{
     owners::{Address, Asked, Credentials, Gatekeeper, Malformed, Refused, SCHEME},
     vms::{NotAdmitted, NotThePayer, Ownership},
