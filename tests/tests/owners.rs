@@ -14,7 +14,7 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use golem_provider::owners::{Asked, Credentials, Nonce};
-use golem_provider_tests::{Answer, Client, Paper, Provider, Setup, StandIn, database, wait};
+use golem_provider_tests::{Answer, Client, Paper, Setup, StandIn, database, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -47,8 +47,7 @@ struct Requestor<'a> {
 }
 
 impl<'a> Requestor<'a> {
-    async fn of(provider: &'a Provider) -> Result<Requestor<'a>> {
-        let client = provider.client();
+    async fn of(client: &'a Client) -> Result<Requestor<'a>> {
         let info = client.get("/provider/info").await?.expect(200)?;
         let id = info["provider_id"].as_str().context("no id")?.parse()?;
         Ok(Requestor { client, provider: id, key: PrivateKeySigner::random() })
@@ -134,7 +133,7 @@ async fn a_vm_of_a_signed_request_is_its_owners_alone_also_after_a_restart() -> 
     let mut provider =
         setup.with_paper_backend(&Paper::with_ssh_at(ssh.address()))?.start().await?;
     let client = provider.client().clone();
-    let owner = Requestor { client: &client, ..Requestor::of(&provider).await? };
+    let owner = Requestor::of(&client).await?;
     let stranger =
         Requestor { client: &client, key: PrivateKeySigner::random(), provider: owner.provider };
 
@@ -189,7 +188,7 @@ async fn a_vm_of_a_signed_request_is_its_owners_alone_also_after_a_restart() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_that_are_old_forged_or_for_another_provider_do_not_count() -> Result<()> {
     let provider = Setup::new()?.with("RATE_LIMIT_PER_MINUTE", 0).start().await?;
-    let owner = Requestor::of(&provider).await?;
+    let owner = Requestor::of(provider.client()).await?;
     let (method, path) = (Method::GET, "/api/v1/vms?x=1");
     let ask =
         async |line: &str, path: &str| owner.client.signed(line, Method::GET, path, None).await;
@@ -229,11 +228,12 @@ async fn a_provider_that_requires_signatures_makes_nothing_without_one() -> Resu
     assert_refused(&refused, 401, "signature_required")?;
     ensure!(refused.text.contains("golem-provider sign-request"), "{}", refused.text);
     ensure!(provider.paper_machines().ids()?.is_empty());
-    let owner = Requestor::of(&provider).await?;
+    let owner = Requestor::of(provider.client()).await?;
     let vm = owner.create("mine").await?;
 
     // The operator sees whose it is, and needs nobody's signature.
-    let status = provider.command(&["status", "--json"]).await?.json(0)?;
+    let status = provider.command(&["status", "--json"]).await?.stdout;
+    let status: Value = serde_json::from_str(&status)?;
     assert_eq!(status["vms"]["list"][0]["owner"], vm["owner"]);
     let asked = provider.command(&["vm", "delete", "mine"]).await?;
     ensure!(asked.code(2)?.stderr.contains("--yes"), "{asked:?}");
@@ -356,11 +356,13 @@ async fn a_request_is_signed_with_a_key_from_a_file_a_keystore_or_the_environmen
         (&["--key-file", "key", "--body", "long"], None, 1, "64 KiB"),
         (&["--key-file", "key", "--body", "nowhere"], None, 1, "nowhere"),
         (&["--key-file", "-", "--body", "-"], None, 1, "standard input"),
-        (&["--key-file", "key", "--path", "vms"], None, 2, "begins with /"),
     ] {
         let (ended, said, told) = run(more, environment).await?;
         ensure!(ended == code && said.is_empty() && told.contains(reason), "{more:?}: {told}");
         ensure!(!told.contains("nonsense") && !told.contains(&hex), "{told}");
     }
+    let wrong = ["sign-request", "--method", "GET", "--path", "vms", "--provider", &provider];
+    let wrong = setup.command(&wrong).await?;
+    ensure!(wrong.code(2)?.stderr.contains("begins with /"), "{wrong:?}");
     Ok(())
 }
