@@ -127,7 +127,7 @@ async fn used_nonces_are_kept_until_they_are_over() {
     let store = Store::open(directory.path()).await.unwrap();
     let used = |number: u64| UsedNonce {
         address: Address::repeat_byte(0xaa),
-        nonce: Nonce::parse(&format!("nonce-{number}")).unwrap(),
+        nonce: Nonce::parse(&format!("nonce-{number:04}")).unwrap(),
         timestamp: 1_000 + number,
     };
     store.keep_nonce(used(1), 940).await.unwrap();

@@ -72,6 +72,7 @@ impl Document {
             | StatusCode::URI_TOO_LONG
             | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {}
             StatusCode::METHOD_NOT_ALLOWED if answer.headers.contains_key("allow") => {}
+            StatusCode::UNAUTHORIZED if answer.headers.contains_key("www-authenticate") => {}
             status => return Err(format!("there is no such thing, and it answers {status}")),
         }
         self.error.check(method, answer)
