@@ -39,11 +39,13 @@ const PATH: &str = "/openapi.json";
 struct Document;
 
 /// What any request can be answered with, whatever it asks for: status, description.
-const OF_ANY_REQUEST: [(&str, &str); 5] = [
+const OF_ANY_REQUEST: [(&str, &str); 7] = [
     (
         "401",
         "The request is signed, and the signature does not count; or it is not signed, and has to be",
     ),
+    ("408", "The body, which a signature is about, came too slowly"),
+    ("413", "The body, which a signature is about, is too long"),
     ("414", "The request's address is too long"),
     (
         "429",
@@ -52,6 +54,9 @@ const OF_ANY_REQUEST: [(&str, &str); 5] = [
     ("431", "The request's headers are too long"),
     ("500", "The provider made a mistake"),
 ];
+
+/// Those of them that `/health` never answers, since it is neither limited nor anybody's.
+const OF_COUNTED_REQUESTS: [&str; 4] = ["401", "408", "413", "429"];
 
 /// How requests are signed.
 const SIGNING: &str = r"`Authorization: Golem ADDRESS:SIGNATURE;timestamp=SECONDS;nonce=NONCE`
@@ -126,11 +131,11 @@ fn document() -> Value {
         let Some(responses) = operation["responses"].as_object_mut() else { continue };
         responses.iter_mut().for_each(|(status, response)| add_headers(response, status));
         for (status, _) in OF_ANY_REQUEST {
-            if ["401", "429"].contains(&status) && health::is_health(&path) {
+            if OF_COUNTED_REQUESTS.contains(&status) && health::is_health(&path) {
                 continue;
             }
             let reference = json!({"$ref": format!("#/components/responses/{status}")});
-            responses.insert(status.to_owned(), reference);
+            responses.entry(status).or_insert(reference);
         }
     }
     document

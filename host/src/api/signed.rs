@@ -25,11 +25,17 @@ pub struct Caller(pub Option<Address>);
 #[derive(Debug, Clone, Copy)]
 struct Proven(Address);
 
+impl Caller {
+    pub fn of(parts: &Parts) -> Self {
+        Self(parts.extensions.get::<Proven>().map(|Proven(address)| *address))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.extensions.get::<Proven>().map(|Proven(address)| *address)))
+        Ok(Self::of(parts))
     }
 }
 

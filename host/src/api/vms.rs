@@ -193,7 +193,6 @@ impl FromRequestParts<AnyState> for ThisVm {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AnyState) -> Result<Self, ApiError> {
-        let Ok(caller) = Caller::from_request_parts(parts, state).await;
         let params = RawPathParams::from_request_parts(parts, state).await;
         // Not UTF-8, so no VM's name.
         let params = params.map_err(|_| {
@@ -205,7 +204,7 @@ impl FromRequestParts<AnyState> for ThisVm {
         })?;
         let id = params.iter().find(|(name, _)| *name == "id").map_or("jobs", |(_, id)| id);
         let vm = state.vms.get(id)?;
-        check_owner(vm.ownership, caller, "this VM")?;
+        check_owner(vm.ownership, Caller::of(parts), "this VM")?;
         Ok(Self(vm))
     }
 }
