@@ -13,6 +13,7 @@
 //!          │   ├ store            SQLite: what has to last
 //!          │   ├ proxy            TCP from a port to a machine
 //!          │   └ plugins          backends behind one trait; the engine that runs components
+//!          ├ owners               who asks: signatures of requests, and that none counts twice
 //!          ├ discovery            being found: what is said where, and whether it is seen
 //!          ├ payments             the key that stands for the provider, its money, prices
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
@@ -33,6 +34,7 @@ pub mod doctor;
 pub mod faults;
 pub mod http_client;
 pub mod node;
+pub mod owners;
 pub mod payments;
 pub mod plugins;
 pub mod ports;

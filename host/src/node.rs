@@ -33,6 +33,7 @@ use crate::{
     chains::{Chains, Nodes},
     discovery::{Advertising, Selection},
     http_client::AskError,
+    owners::Gatekeeper,
     payments::{
         pricing::{PriceSource, Pricing},
         streams::Verifiers,
@@ -258,9 +259,11 @@ impl Node {
                 "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
             );
         }
+        let gatekeeper = Gatekeeper::open(wallet.address(), store.clone()).await?;
         let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch())
             .with_reachability(reachability.clone())
-            .with_advertising(advertising.clone());
+            .with_advertising(advertising.clone())
+            .with_gatekeeper(gatekeeper);
         let api = Api::new(api);
         let catalog = Arc::new(catalog);
         let parts = ObserverParts {
@@ -336,7 +339,7 @@ impl Node {
         }
         let mut answering = JoinSet::new();
         if let Some(admin) = admin {
-            let doors = Doors { desk, pricing, observer, ending: ending.clone() };
+            let doors = Doors { desk, vms: vms.clone(), pricing, observer, ending: ending.clone() };
             answering.spawn(admin::serve(admin, doors, stop.clone()));
         }
         // Beside the API, which has to listen for its port to be found open.

@@ -72,8 +72,35 @@ impl Client {
     /// # Errors
     /// When no answer comes.
     pub async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer> {
+        self.perform(None, method, path, body).await
+    }
+
+    /// Any request, with this `Authorization`.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn signed(
+        &self,
+        authorization: &str,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Answer> {
+        self.perform(Some(authorization), method, path, body).await
+    }
+
+    async fn perform(
+        &self,
+        authorization: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Answer> {
         let name = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}{path}", self.origin));
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }

@@ -6,8 +6,8 @@
 //!
 //! The tests are in `tests/tests/`. `refusals.rs` and `http_surface.rs` need no VM, the latter needs what `cargo xtask
 //! api-checker` installs. Those that are about the provider alone have their VMs on paper ([`Paper`]), with a [`StandIn`] for
-//! their SSH server; among them is `operations.rs`, about what an operator does with a provider. `money.rs` has a
-//! [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program
+//! their SSH server; among them are `operations.rs`, about what an operator does with a provider, and `owners.rs`, about signed
+//! requests. `money.rs` has a [`PriceSource`] and a [`CaptchaFaucet`]; `multipass.rs` is about one backend, with a stand-in for its program
 //! ([`Multipass`]). `reachability.rs` puts a provider behind a router ([`network`]), with servers that it asks about itself
 //! ([`PortChecker`], [`CheckServer`]). `discovery.rs` and `golem_base.rs` list it where requestors look: with the published
 //! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one

@@ -337,7 +337,10 @@ async fn the_doctor_finds_what_is_in_the_way_and_what_to_do_about_it() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_asks_a_provider_that_runs_about_its_plugins_and_its_machines() -> Result<()> {
     let ssh = StandIn::start().await?;
-    let setup = Setup::new()?.with_paper_backend(&Paper::with_ssh_at(ssh.address()))?;
+    // It is a requestor like any other, and signs.
+    let setup = Setup::new()?
+        .with_paper_backend(&Paper::with_ssh_at(ssh.address()))?
+        .with("REQUIRE_SIGNED_REQUESTS", true);
     let provider = setup.start().await?;
     let report = provider.command(&["doctor", "--json", "--offline", "--boot"]).await?.json(2)?;
     assert_eq!(state(&report, "plugin paper"), ["ok", "ok"]);
@@ -346,7 +349,7 @@ async fn the_doctor_asks_a_provider_that_runs_about_its_plugins_and_its_machines
     // Whoever stands in for the machine's SSH server lets nobody in.
     assert_eq!(state(&report, "canary login"), ["fail"]);
     assert_eq!(state(&report, "canary removal"), ["ok"]);
-    assert_eq!(provider.client().get("/vms").await?.expect(200)?, json!([]));
+    assert_eq!(provider.client().get("/summary").await?.expect(200)?["vms_total"], 0);
     assert!(provider.paper_machines().ids()?.is_empty());
     Ok(())
 }

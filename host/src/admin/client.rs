@@ -97,6 +97,11 @@ impl AdminClient {
         self.ask(Method::GET, "examinations", None::<&()>).await
     }
 
+    /// Deletes a VM, whoever it belongs to; answers when it is gone.
+    pub async fn delete_vm(&self, id: &str) -> Result<(), ClientError> {
+        self.ask(Method::DELETE, &format!("vms/{id}"), None::<&()>).await
+    }
+
     /// Tells it to end, which it has not done yet when this returns.
     pub async fn stop(&self, stop_vms: Option<bool>) -> Result<(), ClientError> {
         self.ask(Method::POST, "stop", Some(&StopRequest { stop_vms })).await

@@ -27,6 +27,7 @@ use crate::{
     doctor::{self, Examination},
     payments::pricing::Pricing,
     status::{Observer, Status},
+    vms::VmService,
 };
 
 /// Where the socket of the provider with this data directory is.
@@ -87,6 +88,7 @@ impl AdminListener {
 /// What the socket leads to.
 pub struct Doors {
     pub desk: PluginDesk,
+    pub vms: VmService,
     pub pricing: Pricing,
     pub observer: Observer,
     pub ending: Ending,
@@ -103,7 +105,7 @@ pub async fn serve(listener: AdminListener, doors: Doors, stop: CancellationToke
 }
 
 fn router(doors: Doors) -> Router {
-    let Doors { desk, pricing, observer, ending } = doors;
+    let Doors { desk, vms, pricing, observer, ending } = doors;
     Router::new()
         .route("/examinations", get(examine))
         .route("/plugins", get(list).post(install))
@@ -115,6 +117,7 @@ fn router(doors: Doors) -> Router {
         .route("/plugins/{name}/revoke", post(revoke))
         .route("/plugins-in-use", post(use_plugins))
         .with_state(desk)
+        .merge(Router::new().route("/vms/{id}", delete(delete_vm)).with_state(vms))
         .merge(pricing::routes(pricing))
         .merge(Router::new().route("/status", get(status)).with_state(observer))
         .merge(Router::new().route("/stop", post(end)).with_state(ending))
@@ -122,6 +125,15 @@ fn router(doors: Doors) -> Router {
 
 async fn status(State(observer): State<Observer>) -> Json<Status> {
     Json(observer.status().await)
+}
+
+/// The operator's machines are the operator's to delete, whoever they were made for.
+async fn delete_vm(
+    State(vms): State<VmService>,
+    Path(id): Path<String>,
+) -> Result<Json<()>, DeskError> {
+    tracing::info!(vm.id = id, "a VM is deleted by `golem-provider vm delete`");
+    Ok(Json(vms.delete(&id).await?))
 }
 
 async fn end(State(ending): State<Ending>, Json(request): Json<StopRequest>) -> Json<()> {

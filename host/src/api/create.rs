@@ -16,7 +16,7 @@ use super::{
     openapi,
 };
 use crate::vms::{
-    NewVm, Resources, SshPublicKey, VmName,
+    NewVm, Ownership, Resources, SshPublicKey, VmName,
     model::{CPU_CORES, MAX_STORAGE_GB, MEMORY_GB, MIN_STORAGE_GB, NAMED_SIZES, SizeField},
 };
 
@@ -146,6 +146,8 @@ const MAX_IMAGE_LENGTH: usize = 256;
 /// The longest backend name that is looked at, in characters.
 const MAX_BACKEND_LENGTH: usize = 64;
 
+/// What is to be made, which belongs to nobody yet: a body says nothing about that.
+///
 /// # Errors
 /// 422 with everything that is wrong.
 pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
@@ -163,7 +165,15 @@ pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
     problems.check()?;
     match (name, resources) {
         (Some(name), Some(resources)) => {
-            Ok(NewVm { name, resources, backend, image, ssh_key, payment: None })
+            Ok(NewVm {
+                name,
+                resources,
+                backend,
+                image,
+                ssh_key,
+                ownership: Ownership::Nobody,
+                payment: None,
+            })
         }
         // Each is `None` only together with a problem, which has been returned.
         _ => Err(ApiError::internal()),

@@ -1,5 +1,5 @@
-//! What happens to every request, whatever it asks for: it gets an id, its client is found and counted, its answer is
-//! logged, a panic becomes an answer, and errors get their form.
+//! What happens to every request, whatever it asks for: it gets an id, its client is found and counted, its signature is checked
+//! if it has one, its answer is logged, a panic becomes an answer, and errors get their form.
 //!
 //! All of it is one function around the router, because each layer of a router costs a request allocations of its own.
 
@@ -29,8 +29,9 @@ use super::{
     pages::Pages,
     port_check,
     request_id::{self, RequestId},
+    signed,
 };
-use crate::settings::ApiSettings;
+use crate::{owners::Gatekeeper, settings::ApiSettings};
 
 /// The routes, with what happens to every request around them.
 pub struct Edge {
@@ -38,6 +39,8 @@ pub struct Edge {
     pages: Pages,
     limiter: RateLimiter,
     trusted_proxies: Vec<IpNet>,
+    /// Absent where signatures mean nothing.
+    gatekeeper: Option<Gatekeeper>,
 }
 
 impl Edge {
@@ -47,7 +50,14 @@ impl Edge {
             pages: Pages::new(&settings.cors_origins),
             limiter: RateLimiter::per_minute(settings.rate_limit_per_minute),
             trusted_proxies: settings.trusted_proxies.clone(),
+            gatekeeper: None,
         }
+    }
+
+    /// With somebody who lets signed requests in.
+    #[must_use]
+    pub fn with_gatekeeper(self, gatekeeper: Option<Gatekeeper>) -> Self {
+        Self { gatekeeper, ..self }
     }
 
     /// Answers a request that came over a connection with `peer`.
@@ -84,10 +94,17 @@ impl Edge {
             request.extensions_mut().insert(ClientAddress(told.client));
         }
         let routed = async {
-            if !health::is_health(told.uri.path()) {
+            let is_health = health::is_health(told.uri.path());
+            if !is_health {
                 self.limiter.check(told.client).map_err(ApiError::rate_limited)?;
             }
             limits::check_head(&request)?;
+            // After the limit, since checking a signature costs more than most answers do.
+            if let Some(gatekeeper) = self.gatekeeper.as_ref().filter(|_| !is_health)
+                && signed::is_signed(request.headers())
+            {
+                request = signed::admitted(gatekeeper, request).await?;
+            }
             self.routes.clone().call(request).await.map_err(|never| match never {})
         };
         let response = match AssertUnwindSafe(routed).catch_unwind().await {
@@ -177,6 +194,7 @@ mod tests {
         ApiSettings {
             bind: "127.0.0.1:7466".parse().unwrap(),
             rate_limit_per_minute,
+            require_signed_requests: false,
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             cors_origins: CorsOrigins::Any,
         }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request_id::RequestId;
-use crate::{plugins::FailureKind, vms::VmError};
+use crate::{owners::SCHEME, plugins::FailureKind, vms::VmError};
 
 /// A refusal or failure, as a client is told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,9 +95,14 @@ impl ApiError {
     pub fn rate_limited(retry_after_seconds: u64) -> Self {
         let detail =
             format!("too many requests from this address; try again in {retry_after_seconds} s");
+        Self::too_many("rate_limited", detail, retry_after_seconds)
+    }
+
+    /// 429 for another reason.
+    pub fn too_many(code: &'static str, detail: String, retry_after_seconds: u64) -> Self {
         Self {
             retry_after_seconds: Some(retry_after_seconds),
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail)
         }
     }
 
@@ -195,6 +200,10 @@ impl IntoResponse for ApiError {
         let mut response = self.status.into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static(SCHEME);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(self);
         response

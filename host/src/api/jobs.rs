@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     error::{ApiError, ErrorBody},
+    signed::{Caller, check_owner},
     time, versioned,
     vms::AnyState,
 };
@@ -60,9 +61,14 @@ pub fn routes() -> Router<AnyState> {
 /// How far a VM has come
 #[utoipa::path(get, path = "/vms/jobs/{job_id}", context_path = "/api/v1", tag = "vms",
     params(("job_id" = String, Path, description = "What `POST /vms?async=true` answered")),
-    responses((status = 200, body = JobBody), (status = 404, body = ErrorBody)))]
+    responses(
+        (status = 200, body = JobBody),
+        (status = 403, description = "Another's", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+    ))]
 pub async fn job(
     State(state): State<AnyState>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let id = id.ok().and_then(|Path(text)| text.parse::<Uuid>().ok());
@@ -74,5 +80,6 @@ pub async fn job(
         )
     };
     let job = id.and_then(|id| state.vms.job(&id)).ok_or_else(unknown)?;
+    check_owner(job.ownership, caller, "this job")?;
     Ok(Json(JobBody::of(&job)).into_response())
 }

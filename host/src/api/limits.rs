@@ -121,7 +121,15 @@ impl<S: Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let whole = Limited::new(request.into_body(), MAX_BODY).collect();
+        Self::read(request.into_body()).await
+    }
+}
+
+impl Body {
+    /// # Errors
+    /// It is too long, too slow or broken off.
+    pub async fn read(body: axum::body::Body) -> Result<Self, ApiError> {
+        let whole = Limited::new(body, MAX_BODY).collect();
         match tokio::time::timeout(BODY_TIMEOUT, whole).await {
             Ok(Ok(body)) => Ok(Self(body.to_bytes())),
             Ok(Err(error)) if is_too_long(error.as_ref()) => Err(ApiError::new(

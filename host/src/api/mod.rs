@@ -6,14 +6,14 @@
 //! edge     every request: id, client, limit,    │
 //!          log line, panics, form of errors     ┘
 //! vms jobs provider summary health payments openapi port_check     one file per resource, handlers beside their routes
-//! create fields limits client request_id error written  what they share
+//! create fields limits client request_id signed error written  what they share
 //! ```
 //!
 //! Handlers read as the happy path: they turn a request into values of the domain, call [`VmService`], and turn the answer
 //! into JSON; whatever fails is an [`error::ApiError`] by `?`. Reading calls never wait for a backend or the disk.
 //! Changing calls go on when their client goes away: the work belongs to the service, a request only waits for it.
 //!
-//! This module may call `vms`, look at the prices of `payments`, at what `ports` has found out and at how `discovery` is doing,
+//! This module may call `vms` and `owners`, look at the prices of `payments`, at what `ports` has found out and at how `discovery` is doing,
 //! and read `settings`; only the composition root calls it. Only this module knows axum.
 
 mod client;
@@ -31,6 +31,7 @@ pub mod port_check;
 mod provider;
 mod request_id;
 mod server;
+mod signed;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use tokio::sync::watch;
 
 use crate::{
     discovery::Advertising,
+    owners::Gatekeeper,
     payments::pricing::Prices,
     ports::verification::{Reachability, VerifierConfig},
     settings::{ApiSettings, Environment, Settings},
@@ -56,6 +58,7 @@ use crate::{
 
 use port_check::PortCheckRules;
 
+pub use limits::MAX_BODY;
 pub use provider::{ProviderInfo, platform};
 pub use server::{Answer, Server};
 
@@ -74,6 +77,8 @@ pub struct ApiState {
     reachability: watch::Receiver<Reachability>,
     /// Absent where nobody advertises.
     advertising: Option<Advertising>,
+    /// Absent where nobody can prove who they are.
+    gatekeeper: Option<Gatekeeper>,
     port_checks: Option<PortCheckRules>,
 }
 
@@ -93,6 +98,7 @@ impl ApiState {
         Self {
             reachability,
             advertising: None,
+            gatekeeper: None,
             port_checks: serves
                 .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
@@ -121,6 +127,12 @@ impl ApiState {
         Self { advertising: Some(advertising), ..self }
     }
 
+    /// With somebody who lets signed requests in.
+    #[must_use]
+    pub fn with_gatekeeper(self, gatekeeper: Gatekeeper) -> Self {
+        Self { gatekeeper: Some(gatekeeper), ..self }
+    }
+
     /// Where this provider is reached, where that is known.
     fn public_address(&self) -> Option<IpAddr> {
         self.reachability.borrow().address.map(|known| known.address)
@@ -133,8 +145,9 @@ pub struct Api(Arc<edge::Edge>);
 
 impl Api {
     pub fn new(state: ApiState) -> Self {
-        let settings = state.settings.clone();
-        Self(Arc::new(edge::Edge::new(&settings, routes(state))))
+        let (settings, gatekeeper) = (state.settings.clone(), state.gatekeeper.clone());
+        let edge = edge::Edge::new(&settings, routes(state)).with_gatekeeper(gatekeeper);
+        Self(Arc::new(edge))
     }
 }
 

@@ -39,7 +39,13 @@ const PATH: &str = "/openapi.json";
 struct Document;
 
 /// What any request can be answered with, whatever it asks for: status, description.
-const OF_ANY_REQUEST: [(&str, &str); 4] = [
+const OF_ANY_REQUEST: [(&str, &str); 7] = [
+    (
+        "401",
+        "The request is signed, and the signature does not count; or it is not signed, and has to be",
+    ),
+    ("408", "The body, which a signature is about, came too slowly"),
+    ("413", "The body, which a signature is about, is too long"),
     ("414", "The request's address is too long"),
     (
         "429",
@@ -48,6 +54,28 @@ const OF_ANY_REQUEST: [(&str, &str); 4] = [
     ("431", "The request's headers are too long"),
     ("500", "The provider made a mistake"),
 ];
+
+/// Those of them that `/health` never answers, since it is neither limited nor anybody's.
+const OF_COUNTED_REQUESTS: [&str; 4] = ["401", "408", "413", "429"];
+
+/// How requests are signed.
+const SIGNING: &str = r"`Authorization: Golem ADDRESS:SIGNATURE;timestamp=SECONDS;nonce=NONCE`
+
+The signature is that of EIP-191 (`personal_sign`): 0x, then r, s (the lower one) and 27 or 28 in hex. These seven lines are
+signed, with nothing behind the last:
+
+```
+Golem provider request, version 1
+provider: ADDRESS
+method: POST
+path: /api/v1/vms?async=true
+body-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+timestamp: SECONDS
+nonce: NONCE
+```
+
+The provider's address is `provider_id` of `/provider/info`. A signature counts for 60 s before and after its timestamp (seconds since
+1970), and once: each request has a nonce of its own, 8 to 64 letters, digits, `-` and `_`.";
 
 /// The document.
 fn document() -> Value {
@@ -69,7 +97,21 @@ fn document() -> Value {
             "required": true,
             "schema": {"type": "string", "format": "uri-reference"},
         },
+        "WwwAuthenticate": {
+            "description": "The scheme that is understood: `Golem`.",
+            "required": true,
+            "schema": {"type": "string"},
+        },
     });
+    document["components"]["securitySchemes"] = json!({
+        "Golem": {
+            "type": "http",
+            "scheme": "Golem",
+            "description": SIGNING,
+        },
+    });
+    // Whoever does not sign is nobody, which is enough for what belongs to nobody.
+    document["security"] = json!([{}, {"Golem": []}]);
     for (status, description) in OF_ANY_REQUEST {
         document["components"]["responses"][status] = json!({
             "description": description,
@@ -89,11 +131,11 @@ fn document() -> Value {
         let Some(responses) = operation["responses"].as_object_mut() else { continue };
         responses.iter_mut().for_each(|(status, response)| add_headers(response, status));
         for (status, _) in OF_ANY_REQUEST {
-            if status == "429" && health::is_health(&path) {
+            if OF_COUNTED_REQUESTS.contains(&status) && health::is_health(&path) {
                 continue;
             }
             let reference = json!({"$ref": format!("#/components/responses/{status}")});
-            responses.insert(status.to_owned(), reference);
+            responses.entry(status).or_insert(reference);
         }
     }
     document
@@ -104,6 +146,9 @@ fn add_headers(response: &mut Value, status: &str) {
     response["headers"]["X-Request-Id"] = header("RequestId");
     if status == "429" {
         response["headers"]["Retry-After"] = header("RetryAfter");
+    }
+    if status == "401" {
+        response["headers"]["WWW-Authenticate"] = header("WwwAuthenticate");
     }
     // The two ways in which a VM is made.
     let makes = response.pointer("/content/application~1json/schema/$ref").is_some_and(|schema| {

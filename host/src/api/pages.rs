@@ -39,12 +39,14 @@ impl Pages {
         let cors = CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
-            .allow_headers(AllowHeaders::any())
+            // Each by its name: `*` would not mean the one that signatures travel in.
+            .allow_headers(AllowHeaders::mirror_request())
             .expose_headers([
                 request_id::HEADER.clone(),
                 header::RETRY_AFTER,
                 header::LOCATION,
                 header::ALLOW,
+                header::WWW_AUTHENTICATE,
             ])
             .max_age(MAX_AGE);
         Self { cors, differ }

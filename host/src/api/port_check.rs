@@ -120,6 +120,7 @@ pub async fn serve(
         bind: SocketAddr::from(([0, 0, 0, 0], 0)),
         // The checker has a limit of its own.
         rate_limit_per_minute: 0,
+        require_signed_requests: false,
         trusted_proxies,
         cors_origins: CorsOrigins::Only(Vec::new()),
     };
@@ -336,6 +337,7 @@ mod tests {
         let settings = ApiSettings {
             bind: SocketAddr::from(([0, 0, 0, 0], 0)),
             rate_limit_per_minute: 0,
+            require_signed_requests: false,
             trusted_proxies: Vec::new(),
             cors_origins: CorsOrigins::Any,
         };

@@ -12,8 +12,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    ApiState, versioned,
-    vms::{AnyState, VmBody},
+    ApiState,
+    signed::Caller,
+    versioned,
+    vms::{AnyState, VmBody, visible},
 };
 use crate::{
     discovery::{AdvertiserReport, Advertising},
@@ -42,7 +44,10 @@ pub struct Summary<'a> {
     pricing: Pricing,
     /// What machines can be made by.
     backends: Vec<String>,
+    /// Those that the caller may see.
     vms: Vec<VmBody<'a>>,
+    /// How many there are in all.
+    vms_total: usize,
 }
 
 /// The computer and what of it is rented out.
@@ -128,9 +133,11 @@ pub fn routes() -> Router<AnyState> {
 }
 
 /// All that a dashboard shows
+///
+/// VMs that were made by signed requests are shown to their owners alone, and counted for everybody.
 #[utoipa::path(get, path = "/summary", context_path = "/api/v1", tag = "provider",
     responses((status = 200, body = Summary)))]
-pub async fn summary(State(state): State<AnyState>) -> Response {
+pub async fn summary(State(state): State<AnyState>, caller: Caller) -> Response {
     let ApiState { vms, environment, pricing, .. } = state.as_ref();
     let list = vms.list();
     let summary = Summary {
@@ -142,7 +149,8 @@ pub async fn summary(State(state): State<AnyState>) -> Response {
         advertisers: state.advertising.as_ref().map(Advertising::reports).unwrap_or_default(),
         pricing: (&*pricing.borrow()).into(),
         backends: vms.backends().names(),
-        vms: list.iter().map(|vm| VmBody::of(vm)).collect(),
+        vms: visible(&list, caller).collect(),
+        vms_total: list.len(),
     };
     Json(summary).into_response()
 }

@@ -1,6 +1,7 @@
 //! The API over a real VM service, whose machines are in memory: what clients send and expect.
 
 mod conformance;
+mod owners;
 
 use std::{
     collections::BTreeSet,
@@ -66,6 +67,15 @@ impl Provider {
     }
 
     fn of(fixture: Fixture, node: Node) -> Self {
+        Self::with(fixture, node, &[], None)
+    }
+
+    fn with(
+        fixture: Fixture,
+        node: Node,
+        more: &[(&str, &str)],
+        gatekeeper: Option<Gatekeeper>,
+    ) -> Self {
         let environment = [
             ("GOLEM_PROVIDER_RATE_LIMIT_PER_MINUTE", "0"),
             ("GOLEM_PROVIDER_PUBLIC_IP", "203.0.113.5"),
@@ -74,18 +84,23 @@ impl Provider {
         let inputs = Inputs {
             environment: environment
                 .iter()
+                .chain(more)
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             working_dir: None,
             home_dir: Some("/home/of/nobody".into()),
         };
         let settings = settings::resolve(&inputs, &Overrides::default()).unwrap();
-        let api = Api::new(ApiState::new(
+        let state = ApiState::new(
             &settings,
             "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266".into(),
             node.service.clone(),
             watch::Sender::new(Prices::new(settings.pricing.usd, rate())).subscribe(),
-        ));
+        );
+        let api = Api::new(match gatekeeper {
+            Some(gatekeeper) => state.with_gatekeeper(gatekeeper),
+            None => state,
+        });
         Self { fixture, node, api }
     }
 
@@ -193,6 +208,8 @@ async fn the_published_request_makes_the_published_answer() {
         "image",
         "backend",
         "progress",
+        "owner",
+        "needs_signature",
     ];
     assert_eq!(keys(&vm), BTreeSet::from(expected));
     for id in ["my-webserver", vm["id"].as_str().unwrap()] {

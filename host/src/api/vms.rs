@@ -1,7 +1,8 @@
 //! VMs: made, listed, looked at, stopped, started, given keys, deleted.
 //!
-//! `{id}` is the requestor's name or the instance id. Sub-resources of a VM that is called `jobs` lie where jobs do, so they
-//! have routes of their own (see [`VmId`]).
+//! `{id}` is the requestor's name or the instance id. Whether a caller may see and change the VM is decided where it is found
+//! ([`ThisVm`]), so that no handler can forget to ask. Sub-resources of a VM that is called `jobs` lie where jobs do, so they
+//! have routes of their own.
 
 use std::sync::Arc;
 
@@ -26,9 +27,11 @@ use super::{
     create::{self, CreateBody},
     error::{ApiError, ErrorBody, Problem, ValidationBody},
     limits::Body,
-    openapi, payments, time, versioned,
+    openapi, payments,
+    signed::{Caller, check_owner},
+    time, versioned,
 };
-use crate::vms::{Phase, Resources, Vm};
+use crate::vms::{NewVm, Ownership, Phase, Resources, Vm};
 
 /// What handlers are given.
 pub type AnyState = Arc<ApiState>;
@@ -70,6 +73,11 @@ pub struct VmBody<'a> {
     backend: &'a str,
     /// How far the change under way has come.
     progress: Option<ProgressBody<'a>>,
+    /// The address that it belongs to, if any.
+    #[schema(example = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266")]
+    owner: Option<String>,
+    /// Whether every request about it has to be signed by its owner.
+    needs_signature: bool,
 }
 
 /// The size of a VM: cores, and GB of memory and storage.
@@ -112,6 +120,8 @@ impl<'a> VmBody<'a> {
                 .progress
                 .as_ref()
                 .map(|progress| ProgressBody { stage: &progress.stage, percent: progress.percent }),
+            owner: vm.ownership.owner().map(|owner| owner.to_checksum(None)),
+            needs_signature: vm.ownership.is_proven(),
         }
     }
 
@@ -171,16 +181,18 @@ impl PartialSchema for Null {
 
 impl ToSchema for Null {}
 
-/// The VM that a path names.
+/// The VM that a path names, of a caller who may see and change it.
 ///
 /// Routes without `{id}` are those of the VM that is called `jobs`: beside `/vms/jobs/{job_id}`, a router would take
 /// `/vms/jobs/stop` for a job.
-pub struct VmId(String);
+///
+/// What is done is done to this VM, by its instance id: its name may come to mean another's VM meanwhile.
+pub struct ThisVm(pub Arc<Vm>);
 
-impl<S: Send + Sync> FromRequestParts<S> for VmId {
+impl FromRequestParts<AnyState> for ThisVm {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &AnyState) -> Result<Self, ApiError> {
         let params = RawPathParams::from_request_parts(parts, state).await;
         // Not UTF-8, so no VM's name.
         let params = params.map_err(|_| {
@@ -191,7 +203,9 @@ impl<S: Send + Sync> FromRequestParts<S> for VmId {
             )
         })?;
         let id = params.iter().find(|(name, _)| *name == "id").map_or("jobs", |(_, id)| id);
-        Ok(Self(id.to_owned()))
+        let vm = state.vms.get(id)?;
+        check_owner(vm.ownership, Caller::of(parts), "this VM")?;
+        Ok(Self(vm))
     }
 }
 
@@ -226,13 +240,15 @@ pub struct CreateQuery {
 /// Make a VM
 ///
 /// Whatever can be refused is refused before anything is made. Without `async=true` the answer comes when the VM runs; the VM
-/// is made whether or not the client waits for it.
+/// is made whether or not the client waits for it. One that is made by a signed request belongs to its signer, and nobody else
+/// can see or change it.
 #[utoipa::path(post, path = "/vms", context_path = "/api/v1", tag = "vms",
     params(CreateQuery), request_body = CreateBody,
     responses(
         (status = 201, description = "It runs", body = VmBody),
         (status = 202, description = "It is being made", body = Accepted),
         (status = 400, description = "Unknown image, or a backend that refuses", body = ErrorBody),
+        (status = 403, description = "Signed by somebody else than who pays", body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
         (status = 409, description = "The name is in use, or there is no room", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
@@ -244,11 +260,17 @@ pub struct CreateQuery {
     ))]
 pub async fn create(
     State(state): State<AnyState>,
+    Caller(signer): Caller,
     query: Result<Query<CreateQuery>, QueryRejection>,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
+    if state.settings.require_signed_requests && signer.is_none() {
+        return Err(ApiError::only_signed());
+    }
     let at_once = at_once(query)?;
-    let ticket = state.vms.create(create::read(&body)?).await?;
+    let new = create::read(&body)?;
+    let new = NewVm { ownership: Ownership::of(signer, None)?, ..new };
+    let ticket = state.vms.create(new).await?;
     if at_once {
         let accepted =
             Accepted { job_id: ticket.job.id, vm_id: &ticket.vm.name, status: "creating" };
@@ -276,20 +298,32 @@ fn at_once(query: Result<Query<CreateQuery>, QueryRejection>) -> Result<bool, Ap
 }
 
 /// All VMs, the oldest first
+///
+/// Those that were made by signed requests are listed to their owners alone.
 #[utoipa::path(get, path = "/vms", context_path = "/api/v1", tag = "vms",
     responses((status = 200, body = Vec<VmBody>)))]
-pub async fn list(State(state): State<AnyState>) -> Response {
+pub async fn list(State(state): State<AnyState>, caller: Caller) -> Response {
     let vms = state.vms.list();
-    Json(vms.iter().map(|vm| VmBody::of(vm)).collect::<Vec<_>>()).into_response()
+    Json(visible(&vms, caller).collect::<Vec<_>>()).into_response()
+}
+
+/// The VMs that a caller may know of.
+pub fn visible(vms: &[Arc<Vm>], Caller(caller): Caller) -> impl Iterator<Item = VmBody<'_>> {
+    let may_see = move |vm: &&Arc<Vm>| vm.ownership.admits(caller).is_ok();
+    vms.iter().filter(may_see).map(|vm| VmBody::of(vm))
 }
 
 /// A VM
 #[utoipa::path(get, path = "/vms/{id}", context_path = "/api/v1", tag = "vms",
     params(("id" = String, Path, description = "Name or instance id")),
-    responses((status = 200, body = VmBody), (status = 404, body = ErrorBody)))]
-pub async fn one(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
-    let vm = state.written.json(&state.vms.get(&id)?);
-    Ok(([(header::CONTENT_TYPE, "application/json")], vm).into_response())
+    responses(
+        (status = 200, body = VmBody),
+        (status = 403, description = "Another's", body = ErrorBody),
+        (status = 404, body = ErrorBody),
+    ))]
+pub async fn one(State(state): State<AnyState>, ThisVm(vm): ThisVm) -> Response {
+    let vm = state.written.json(&vm);
+    ([(header::CONTENT_TYPE, "application/json")], vm).into_response()
 }
 
 /// How to log in to a VM
@@ -298,15 +332,15 @@ pub async fn one(State(state): State<AnyState>, VmId(id): VmId) -> Result<Respon
     responses(
         (status = 200, body = Access),
         (status = 202, description = "It is being made", body = Access),
+        (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "It could not be made", body = ErrorBody),
     ))]
 pub async fn access(
     State(state): State<AnyState>,
-    VmId(id): VmId,
+    ThisVm(vm): ThisVm,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let vm = state.vms.get(&id)?;
     let body = VmBody::of(&vm);
     let status = match (vm.phase, body.ssh_port) {
         (Phase::Creating, _) => StatusCode::ACCEPTED,
@@ -350,6 +384,7 @@ fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
     responses(
         (status = 200, body = VmBody),
         (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way, or the VM cannot be stopped", body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
@@ -357,8 +392,8 @@ fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
         (status = 504, description = "The backend took too long", body = ErrorBody),
     ))]
-pub async fn stop(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
-    Ok(VmBody::answer(&*state.vms.stop(&id).await?).into_response())
+pub async fn stop(State(state): State<AnyState>, ThisVm(vm): ThisVm) -> Result<Response, ApiError> {
+    Ok(VmBody::answer(&*state.vms.stop(&vm.id).await?).into_response())
 }
 
 /// Start a VM
@@ -369,6 +404,7 @@ pub async fn stop(State(state): State<AnyState>, VmId(id): VmId) -> Result<Respo
     responses(
         (status = 200, body = VmBody),
         (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way, or the VM cannot be started", body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
@@ -376,8 +412,11 @@ pub async fn stop(State(state): State<AnyState>, VmId(id): VmId) -> Result<Respo
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
         (status = 504, description = "The backend took too long", body = ErrorBody),
     ))]
-pub async fn start(State(state): State<AnyState>, VmId(id): VmId) -> Result<Response, ApiError> {
-    Ok(VmBody::answer(&*state.vms.start_vm(&id).await?).into_response())
+pub async fn start(
+    State(state): State<AnyState>,
+    ThisVm(vm): ThisVm,
+) -> Result<Response, ApiError> {
+    Ok(VmBody::answer(&*state.vms.start_vm(&vm.id).await?).into_response())
 }
 
 /// Let one more key log in as root
@@ -386,6 +425,7 @@ pub async fn start(State(state): State<AnyState>, VmId(id): VmId) -> Result<Resp
     responses(
         (status = 200, body = KeyAdded),
         (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
         (status = 409, description = "The VM does not run, or another change is under way", body = ErrorBody),
@@ -398,11 +438,10 @@ pub async fn start(State(state): State<AnyState>, VmId(id): VmId) -> Result<Resp
     ))]
 pub async fn add_key(
     State(state): State<AnyState>,
-    VmId(id): VmId,
+    ThisVm(vm): ThisVm,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let vm = state.vms.get(&id)?;
-    state.vms.add_ssh_key(&id, create::read_key(&body)?).await?;
+    state.vms.add_ssh_key(&vm.id, create::read_key(&body)?).await?;
     Ok(Json(KeyAdded { vm_id: &vm.name, status: "added" }).into_response())
 }
 
@@ -414,6 +453,7 @@ pub async fn add_key(
     responses(
         (status = 200, description = "It is gone", body = Null),
         (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way", body = ErrorBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
@@ -421,7 +461,10 @@ pub async fn add_key(
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
         (status = 504, description = "The backend took too long", body = ErrorBody),
     ))]
-pub async fn delete(State(state): State<AnyState>, VmId(id): VmId) -> Result<Json<()>, ApiError> {
-    state.vms.delete(&id).await?;
+pub async fn delete(
+    State(state): State<AnyState>,
+    ThisVm(vm): ThisVm,
+) -> Result<Json<()>, ApiError> {
+    state.vms.delete(&vm.id).await?;
     Ok(Json(()))
 }

@@ -28,6 +28,7 @@ Examples:
   golem-provider config show                          which settings count, and where they come from
   golem-provider pricing show                         what machines cost, in USD and in GLM
   golem-provider wallet show                          the provider's address, which is its id
+  golem-provider sign-request --help                  as a requestor: own what a request makes
   golem-provider doctor                               what would be in the way here, and what to do about it
   golem-provider start --daemon                       in the background; then status, logs -f, stop
 

@@ -16,9 +16,11 @@ mod port_checker;
 mod pricing;
 mod print;
 mod service;
+mod sign_request;
 mod start;
 mod status;
 mod stop;
+mod vm;
 mod wallet;
 
 use std::{path::Path, process::ExitCode};
@@ -75,6 +77,12 @@ enum Command {
     /// The provider's key, its money, and test money
     #[command(subcommand)]
     Wallet(wallet::Command),
+    /// Do something to a VM, whoever it belongs to
+    #[command(subcommand)]
+    Vm(vm::Command),
+    /// Sign a request, as a requestor: what it makes belongs to the signer
+    #[command(long_about = sign_request::ABOUT, after_long_help = sign_request::AFTER)]
+    SignRequest(sign_request::SignRequest),
     /// Check ports for providers: serve /check-ports
     #[command(long_about = port_checker::ABOUT, after_long_help = port_checker::AFTER)]
     PortChecker(port_checker::PortChecker),
@@ -90,6 +98,9 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
     let cli = match parsed {
         // Needs no settings of a provider.
         Ok(Cli { command: Command::PortChecker(command) }) => {
+            return exit_code(command.run().map(|()| ExitCode::SUCCESS));
+        }
+        Ok(Cli { command: Command::SignRequest(command) }) => {
             return exit_code(command.run().map(|()| ExitCode::SUCCESS));
         }
         Ok(cli) => cli,
@@ -108,6 +119,8 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::Dev(arguments) => arguments.overrides(true),
         Command::Config(_)
         | Command::PortChecker(_)
+        | Command::SignRequest(_)
+        | Command::Vm(_)
         | Command::Pricing(_)
         | Command::Wallet(_)
         | Command::Stop(_)
@@ -143,6 +156,8 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
             wallet::Outcome::NotAsked => ExitCode::from(WRONG_USAGE),
         }),
         Command::PortChecker(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::SignRequest(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Vm(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Stop(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Status(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Logs(command) => on_runtime(command.run(&settings)).flatten(),

@@ -158,6 +158,7 @@ keys! {
     PORT_RANGE_END: u16 = 50900, parse::whole::<u16, 1, 65535>, "the port after the last one for SSH to VMs";
     MAX_CONNECTIONS_PER_VM: usize = 64, parse::whole::<usize, 1, 100_000>, "connections to one VM at the same time";
     RATE_LIMIT_PER_MINUTE: u32 = 100, parse::whole::<u32, 0, 1_000_000>, "API requests per client address; 0 for no limit";
+    REQUIRE_SIGNED_REQUESTS: bool = false, parse::flag, "make VMs only for signed requests, so that each has an owner";
     TRUSTED_PROXIES: Vec<IpNet> = Vec::new(), parse::networks, "whose X-Forwarded-For is believed";
     CORS_ORIGINS: CorsOrigins = CorsOrigins::Any, parse::cors_origins, "web pages that may call the API: *, none or a list";
 

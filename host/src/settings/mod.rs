@@ -103,6 +103,8 @@ pub struct ApiSettings {
     pub bind: SocketAddr,
     /// Requests a minute that one client address may make; 0 lifts the limit.
     pub rate_limit_per_minute: u32,
+    /// Whether VMs are made only for requests that are signed.
+    pub require_signed_requests: bool,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// From which origins browsers may call the API.

@@ -242,6 +242,7 @@ fn build(
         api: ApiSettings {
             bind: SocketAddr::new(host, value(sources, &keys::PORT)),
             rate_limit_per_minute: value(sources, &keys::RATE_LIMIT_PER_MINUTE),
+            require_signed_requests: value(sources, &keys::REQUIRE_SIGNED_REQUESTS),
             trusted_proxies: value(sources, &keys::TRUSTED_PROXIES),
             cors_origins: value(sources, &keys::CORS_ORIGINS),
         },

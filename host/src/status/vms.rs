@@ -27,6 +27,9 @@ pub struct VmLine {
     pub state: String,
     pub backend: String,
     pub image: String,
+    /// The address that it belongs to, if any.
+    #[serde(default)]
+    pub owner: Option<String>,
     pub cpu_cores: u32,
     pub memory_gb: u32,
     pub storage_gb: u32,
@@ -74,6 +77,7 @@ impl VmLine {
             state: vm.phase.name().to_owned(),
             backend: vm.backend.clone(),
             image: vm.image.clone(),
+            owner: vm.ownership.owner().map(|owner| owner.to_checksum(None)),
             cpu_cores: vm.resources.cpu_cores,
             memory_gb: vm.resources.memory_gb,
             storage_gb: vm.resources.storage_gb,

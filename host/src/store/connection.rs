@@ -19,6 +19,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0003-plugin-state.sql")),
     M::up(include_str!("migrations/0004-rates.sql")),
     M::up(include_str!("migrations/0005-streams.sql")),
+    M::up(include_str!("migrations/0006-owners.sql")),
 ];
 
 /// How long to wait for another program, such as a backup, that has the database locked.

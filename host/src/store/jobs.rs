@@ -3,7 +3,10 @@
 use rusqlite::{Row, Transaction, params};
 use uuid::Uuid;
 
-use super::{Store, StoreError, vms::timestamp};
+use super::{
+    Store, StoreError,
+    vms::{owned_by, owner, ownership, timestamp},
+};
 use crate::vms::model::{Job, JobStatus};
 
 /// A job and the VM it is about.
@@ -52,7 +55,8 @@ impl Store {
 pub(super) fn insert(transaction: &Transaction<'_>, record: &JobRecord) -> Result<(), StoreError> {
     let job = &record.job;
     transaction.execute(
-        "INSERT INTO jobs (id, vm_id, vm_name, status, error, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO jobs (id, vm_id, vm_name, status, error, created_at, updated_at, owner, owned_by)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             job.id.to_string(),
             record.vm_id,
@@ -61,6 +65,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, record: &JobRecord) -> Resul
             job.error,
             job.created_at.to_string(),
             job.updated_at.to_string(),
+            owner(job.ownership),
+            owned_by(job.ownership),
         ],
     )?;
     Ok(())
@@ -83,6 +89,7 @@ fn record(row: &Row<'_>) -> Result<JobRecord, StoreError> {
         id: Uuid::parse_str(&id)
             .map_err(|error| StoreError::BadRow(format!("the job '{id}' ({error})")))?,
         vm_name: row.get("vm_name")?,
+        ownership: ownership(row)?,
         status: JobStatus::from_name(&status)
             .ok_or_else(|| StoreError::BadRow(format!("the status '{status}' of a job")))?,
         error: row.get("error")?,

@@ -2,16 +2,17 @@
 //!
 //! [`Store`] is a handle to a thread that owns the connection; calls are queued to it and awaited, so nothing blocks the
 //! async runtime. A write that has returned survives a power cut. A call whose caller has gone is carried out all
-//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `streams`, `plugin_state`, `rates`); their SQL lives in them and
+//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `streams`, `nonces`, `plugin_state`, `rates`); their SQL lives in them and
 //! in `migrations/`, nowhere else. Only one provider at a time opens a data directory (`directory`).
 //!
-//! Called by `vms`, `plugins` and `payments`, whose plain values it speaks in; calls nothing else of the host.
+//! Called by `vms`, `owners`, `plugins` and `payments`, whose plain values it speaks in; calls nothing else of the host.
 
 mod connection;
 mod directory;
 mod error;
 mod jobs;
 mod look;
+mod nonces;
 mod plugin_state;
 mod rates;
 mod streams;
@@ -32,6 +33,7 @@ use directory::DataDirectory;
 pub use error::StoreError;
 pub use jobs::JobRecord;
 pub use look::{Held, holder, vms_at_rest};
+pub use nonces::UsedNonce;
 pub use plugin_state::PluginState;
 pub use rates::{RateRecord, read_glm_rate};
 pub use vms::VmRecord;
@@ -97,15 +99,24 @@ impl Store {
         &self,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run(move |connection| {
-            let transaction =
-                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let value = work(&transaction)?;
-            faults::reached(FaultPoint::StoreUncommitted);
-            transaction.commit()?;
-            Ok(value)
-        })
-        .await
+        self.run(move |connection| in_transaction(connection, work)).await
+    }
+
+    /// The same without waiting for it. `what` is being written, for the log.
+    fn write_soon(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        let path = Arc::clone(&self.path);
+        let command = Command::Run(Box::new(move |connection| {
+            let written = in_transaction(connection, work).map_err(|error| error.at(&path));
+            if let Err(error) = written {
+                tracing::warn!(%error, "{what} could not be written down");
+            }
+        }));
+        // At the end there is nothing to be done about it.
+        let _ = self.commands.send(command);
     }
 
     async fn read<T: Send + 'static>(
@@ -127,6 +138,18 @@ impl Store {
         let result = answered.await.map_err(|_| StoreError::Closed)?;
         result.map_err(|error| error.at(&self.path))
     }
+}
+
+fn in_transaction<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let value = work(&transaction)?;
+    faults::reached(FaultPoint::StoreUncommitted);
+    transaction.commit()?;
+    Ok(value)
 }
 
 /// The thread's work: until it is told to close or no handle is left.

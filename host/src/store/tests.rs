@@ -5,7 +5,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::vms::model::{Job, JobStatus, Phase, Resources, Vm};
+use crate::{
+    owners::{Address, Nonce},
+    vms::model::{Job, JobStatus, Ownership, Phase, Resources, Vm},
+};
 
 fn record(name: &str, port: u16) -> VmRecord {
     let now = Timestamp::now();
@@ -16,6 +19,7 @@ fn record(name: &str, port: u16) -> VmRecord {
         phase: Phase::Creating,
         resources: Resources::new(1, 2, 10).unwrap(),
         image: "24.04".to_owned(),
+        ownership: Ownership::Nobody,
         ssh_port: Some(port),
         ip_address: None,
         created_at: now,
@@ -30,6 +34,7 @@ fn job(record: &VmRecord) -> JobRecord {
     let job = Job {
         id: Uuid::new_v4(),
         vm_name: record.vm.name.clone(),
+        ownership: record.vm.ownership,
         status: JobStatus::Creating,
         error: None,
         created_at: record.vm.created_at,
@@ -75,6 +80,63 @@ async fn what_was_written_is_there_after_a_restart() {
     store.remove(&written.vm.id).await.unwrap();
     assert_eq!(store.vms().await.unwrap(), []);
     assert_eq!(store.jobs().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn whom_vms_and_jobs_belong_to_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let (a, b) = (Address::repeat_byte(0xaa), Address::repeat_byte(0xbb));
+    let owned = [Ownership::Nobody, Ownership::Payer(a), Ownership::Proven(b)];
+    for (port, ownership) in (50800..).zip(owned) {
+        let mut record = record(&format!("vm-{port}"), port);
+        record.vm.ownership = ownership;
+        let job = job(&record);
+        store.admit(record, job, None).await.unwrap();
+    }
+    store.close().await;
+    let at_rest = vms_at_rest(directory.path()).unwrap().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let vms = store.vms().await.unwrap();
+    assert_eq!(at_rest, vms);
+    let jobs = store.jobs().await.unwrap();
+    for (index, ownership) in owned.into_iter().enumerate() {
+        assert_eq!(vms[index].vm.ownership, ownership);
+        let job = jobs.iter().find(|job| job.vm_id == vms[index].vm.id).unwrap();
+        assert_eq!(job.job.ownership, ownership);
+    }
+}
+
+#[test]
+fn a_database_from_before_there_were_owners_can_be_looked_at() {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch(include_str!("migrations/0001-vms.sql")).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO vms (id, name, backend, phase, cpu_cores, memory_gb, storage_gb, image, ssh_port, created_at, updated_at)
+             VALUES ('golem-one', 'one', 'qemu', 'running', 1, 1, 10, '24.04', 50800, '2026-11-23T00:00:00Z', '2026-11-23T00:00:00Z')",
+        )
+        .unwrap();
+    let vms = super::vms::all(&connection).unwrap();
+    assert_eq!((vms.len(), vms[0].vm.ownership), (1, Ownership::Nobody));
+}
+
+#[tokio::test]
+async fn used_nonces_are_kept_until_they_are_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let used = |number: u64| UsedNonce {
+        address: Address::repeat_byte(0xaa),
+        nonce: Nonce::parse(&format!("nonce-{number:04}")).unwrap(),
+        timestamp: 1_000 + number,
+    };
+    store.keep_nonce(used(1), 940).await.unwrap();
+    store.keep_nonce_soon(used(2), 940);
+    store.close().await;
+    let store = Store::open(directory.path()).await.unwrap();
+    assert_eq!(store.used_nonces().await.unwrap(), [used(1), used(2)]);
+    store.keep_nonce(used(3), 1_002).await.unwrap();
+    assert_eq!(store.used_nonces().await.unwrap(), [used(2), used(3)]);
 }
 
 #[tokio::test]

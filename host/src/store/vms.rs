@@ -7,8 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, pa
 
 use super::{JobRecord, Store, StoreError, jobs, streams};
 use crate::{
+    owners::Address,
     payments::streams::Ticket,
-    vms::model::{Phase, Resources, Vm},
+    vms::model::{Ownership, Phase, Resources, Vm},
 };
 
 /// A VM with what only its making needs.
@@ -153,8 +154,8 @@ fn insert(transaction: &Transaction<'_>, record: &VmRecord) -> Result<(), StoreE
     let vm = &record.vm;
     transaction.execute(
         "INSERT INTO vms (id, name, backend, phase, cpu_cores, memory_gb, storage_gb, image, ssh_key, ssh_port, ip_address,
-             created_at, updated_at, error_message)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             created_at, updated_at, error_message, owner, owned_by)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         params![
             vm.id,
             vm.name,
@@ -170,6 +171,8 @@ fn insert(transaction: &Transaction<'_>, record: &VmRecord) -> Result<(), StoreE
             vm.created_at.to_string(),
             vm.updated_at.to_string(),
             vm.error_message,
+            owner(vm.ownership),
+            owned_by(vm.ownership),
         ],
     )?;
     Ok(())
@@ -189,6 +192,7 @@ fn record(row: &Row<'_>) -> Result<VmRecord, StoreError> {
             storage_gb: row.get("storage_gb")?,
         },
         image: row.get("image")?,
+        ownership: ownership(row)?,
         ssh_port: row.get("ssh_port")?,
         ip_address: row.get("ip_address")?,
         created_at: timestamp(row, "created_at")?,
@@ -197,6 +201,40 @@ fn record(row: &Row<'_>) -> Result<VmRecord, StoreError> {
         progress: None,
     };
     Ok(VmRecord { vm, ssh_key: row.get("ssh_key")? })
+}
+
+/// As `owner` keeps it.
+pub(super) fn owner(ownership: Ownership) -> Option<String> {
+    ownership.owner().map(|owner| owner.to_checksum(None))
+}
+
+/// As `owned_by` keeps it.
+pub(super) fn owned_by(ownership: Ownership) -> Option<&'static str> {
+    match ownership {
+        Ownership::Nobody => None,
+        Ownership::Payer(_) => Some("payment"),
+        Ownership::Proven(_) => Some("signature"),
+    }
+}
+
+/// From a row of a table that has both columns; where it has none yet, since the provider has not run for that long, nothing
+/// belongs to anybody.
+pub(super) fn ownership(row: &Row<'_>) -> Result<Ownership, StoreError> {
+    if row.as_ref().column_index("owner").is_err() {
+        return Ok(Ownership::Nobody);
+    }
+    let owner: Option<String> = row.get("owner")?;
+    let owned_by: Option<String> = row.get("owned_by")?;
+    match (owner, owned_by.as_deref()) {
+        (None, None) => Ok(Ownership::Nobody),
+        (Some(owner), Some("payment")) => Ok(Ownership::Payer(address(&owner)?)),
+        (Some(owner), Some("signature")) => Ok(Ownership::Proven(address(&owner)?)),
+        (owner, by) => Err(StoreError::BadRow(format!("the owner {owner:?}, known by {by:?}"))),
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<Address, StoreError> {
+    crate::owners::address(text).ok_or_else(|| StoreError::BadRow(format!("the address '{text}'")))
 }
 
 pub(super) fn timestamp(row: &Row<'_>, column: &str) -> Result<Timestamp, StoreError> {

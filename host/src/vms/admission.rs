@@ -52,6 +52,7 @@ impl Inner {
             phase: Phase::Creating,
             resources: new.resources,
             image,
+            ownership: new.ownership,
             ssh_port: Some(port),
             ip_address: None,
             created_at: now,
@@ -62,6 +63,7 @@ impl Inner {
         let job = Job {
             id: Uuid::new_v4(),
             vm_name: name.to_owned(),
+            ownership: new.ownership,
             status: JobStatus::Creating,
             error: None,
             created_at: now,
@@ -87,6 +89,7 @@ impl Inner {
             cpu_cores = vm.resources.cpu_cores,
             memory_gb = vm.resources.memory_gb,
             storage_gb = vm.resources.storage_gb,
+            owner = vm.ownership.owner().map(tracing::field::display),
             "a VM was admitted"
         );
         let slot = self.registry.admit(record, job.clone(), replaced.as_deref());

@@ -52,6 +52,8 @@
 //!   Changes run in tasks of the service (`operations`): a caller that goes away ends nothing.
 //! - `admission` decides on creates one at a time, from name to port, and writes the row while it does.
 //! - `reconcile` compares with what the backends say, and opens what should be open.
+//! - `ownership` says whom a VM belongs to. It is asked by `api`, about requestors; what the provider or its operator does to a VM
+//!   needs nobody's signature.
 //!
 //! Calls `store`, `proxy`, `ports`, `resources` and the trait of `plugins`, and reads what a payment is in `payments`; called by `api` and the composition root.
 
@@ -62,6 +64,7 @@ pub mod error;
 mod lifecycle;
 pub mod model;
 mod operations;
+pub mod ownership;
 mod reconcile;
 mod registry;
 mod service;
@@ -74,4 +77,5 @@ pub use backends::Backends;
 pub use config::{Deadlines, VmServiceConfig};
 pub use error::{StartError, VmError};
 pub use model::{Job, JobStatus, NewVm, Phase, Progress, Resources, SshPublicKey, Vm, VmName};
+pub use ownership::{NotAdmitted, NotThePayer, Ownership};
 pub use service::{CreateTicket, VmService, VmServiceParts};

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use ssh_key::{Algorithm, PublicKey, public::KeyData};
 use uuid::Uuid;
 
+pub use super::ownership::Ownership;
 pub use crate::plugins::vm_backend::Progress;
 use crate::{payments::streams::Ticket, resources::Amounts};
 
@@ -34,6 +35,8 @@ pub struct Vm {
     pub resources: Resources,
     /// An alias out of the backend's images.
     pub image: String,
+    /// Whom it belongs to, for its whole life.
+    pub ownership: Ownership,
     /// The port its SSH is forwarded at. Held from admission to deletion; absent once a create has failed.
     pub ssh_port: Option<u16>,
     /// The machine's own address, for people; known while it runs.
@@ -220,6 +223,8 @@ pub struct NewVm {
     pub ssh_key: Option<SshPublicKey>,
     /// What pays for it: a stream that was found good. Bound to the VM when it is admitted, and to no other ever after.
     pub payment: Option<Ticket>,
+    /// Whom it is to belong to.
+    pub ownership: Ownership,
 }
 
 /// A requestor's name for a VM: 3 to 64 of `a-z`, `0-9` and `-`, no `-` at either end, no two in a row.
@@ -322,6 +327,8 @@ pub struct Job {
     pub id: Uuid,
     /// The requestor's name of the VM.
     pub vm_name: String,
+    /// Whom the VM belongs to.
+    pub ownership: Ownership,
     pub status: JobStatus,
     /// Why it failed; the same text as the VM's `error_message`.
     pub error: Option<String>,

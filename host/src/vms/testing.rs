@@ -18,7 +18,8 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 
 use super::{
-    Backends, Deadlines, NewVm, Resources, VmName, VmService, VmServiceConfig, VmServiceParts,
+    Backends, Deadlines, NewVm, Ownership, Resources, VmName, VmService, VmServiceConfig,
+    VmServiceParts,
 };
 use crate::{
     plugins::{
@@ -527,6 +528,7 @@ pub fn small(name: &str) -> NewVm {
         resources: Resources::new(1, 1, 10).unwrap(),
         image: None,
         ssh_key: None,
+        ownership: Ownership::Nobody,
     }
 }
 

@@ -72,6 +72,7 @@ impl Document {
             | StatusCode::URI_TOO_LONG
             | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {}
             StatusCode::METHOD_NOT_ALLOWED if answer.headers.contains_key("allow") => {}
+            StatusCode::UNAUTHORIZED if answer.headers.contains_key("www-authenticate") => {}
             status => return Err(format!("there is no such thing, and it answers {status}")),
         }
         self.error.check(method, answer)
@@ -189,6 +190,8 @@ fn any_case() -> impl Strategy<Value = Case> {
     ]);
     let values = prop_oneof![
         "[ -~]{0,40}".prop_map(String::into_bytes),
+        "(Golem|golem)( 0x[0-9a-f]{40}:0x[0-9a-f]{130};timestamp=[0-9]{10};nonce=[a-z]{8}|[ -~]{0,40})"
+            .prop_map(String::into_bytes),
         prop::collection::vec(0x80_u8..=0xff, 0..8),
         Just(vec![b'a'; 20_000]),
     ];
@@ -313,7 +316,12 @@ impl Provider {
 fn whatever_is_asked_is_answered_as_the_document_says() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let provider = runtime.block_on(Provider::start());
+    let provider = runtime.block_on(async {
+        let fixture = Fixture::default();
+        let node = fixture.start().await;
+        let gatekeeper = Gatekeeper::open(Default::default(), node.store.clone()).await.unwrap();
+        Provider::with(fixture, node, &[], Some(gatekeeper))
+    });
     let document = runtime.block_on(async {
         for name in ["abc", "def", "jobs"] {
             provider.make(name).await;
@@ -337,7 +345,7 @@ fn whatever_is_asked_is_answered_as_the_document_says() {
     runtime.block_on(provider.node.stop(false));
     ran.unwrap();
     // Requests that are all refused for the same reason would show nothing.
-    for status in [200, 201, 202, 404, 405, 409, 422] {
+    for status in [200, 201, 202, 401, 404, 405, 409, 422] {
         assert!(seen.contains(&status), "nothing was answered with {status}: {seen:?}");
     }
 }

@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy::signers::local::PrivateKeySigner;
 use anyhow::{Context, anyhow, bail};
+use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
@@ -29,6 +31,7 @@ use crate::{
     admin::AdminClient,
     cli::print::Waiting,
     doctor::Check,
+    owners::{self, Address, Asked, Credentials, Nonce},
     settings::{Origin, Settings},
     store,
 };
@@ -111,9 +114,11 @@ impl Canary {
     async fn through(&mut self, api: SocketAddr, waiting: &Waiting) {
         let login = Login::prepare().await;
         let key = login.as_ref().map_or_else(|_| None, |login| Some(login.public.clone()));
-        let requestor = match Requestor::new(api) {
+        let requestor = match Requestor::of(api).await {
             Ok(requestor) => requestor,
-            Err(error) => return self.failed("canary", &error, "is the network's loopback up?"),
+            Err(error) => {
+                return self.failed("canary", &error, "`golem-provider status` may say more");
+            }
         };
         let begun = Instant::now();
         waiting.now_for("asking for a machine");
@@ -142,7 +147,11 @@ impl Canary {
             Ok(()) => self.done("canary removal", begun, "the machine is gone"),
             Err(error) => {
                 let name = &requestor.name;
-                self.failed("canary removal", &error, &format!("remove the machine {name} by hand: curl -X DELETE http://{api}/api/v1/vms/{name}"));
+                self.failed(
+                    "canary removal",
+                    &error,
+                    &format!("remove the machine by hand: golem-provider vm delete {name}"),
+                );
             }
         }
     }
@@ -196,19 +205,31 @@ fn on_this_computer(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// A client of the API that wants one small machine.
+/// The path of the API.
+const PREFIX: &str = "/api/v1";
+
+/// A client of the API that wants one small machine. It signs with a key of its own, so that a provider that makes machines
+/// for signed requests alone makes one, and nobody else touches it.
 struct Requestor {
     http: reqwest::Client,
     origin: String,
     name: String,
+    key: PrivateKeySigner,
+    provider: Address,
 }
 
 impl Requestor {
-    fn new(api: SocketAddr) -> anyhow::Result<Requestor> {
+    async fn of(api: SocketAddr) -> anyhow::Result<Requestor> {
         let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_DEADLINE).build()?;
         let number = uuid::Uuid::new_v4().simple().to_string();
         let name = format!("doctor-{}", &number[..8]);
-        Ok(Requestor { http, origin: format!("http://{api}/api/v1"), name })
+        let origin = format!("http://{api}");
+        let asked = http.get(format!("{origin}{PREFIX}/provider/info")).send().await;
+        let info: Value = asked.context("the provider does not answer")?.json().await?;
+        // On this computer there is nobody in between who could put another address there.
+        let provider = info["provider_id"].as_str().and_then(owners::address);
+        let provider = provider.context("the provider does not say who it is")?;
+        Ok(Requestor { http, origin, name, key: PrivateKeySigner::random(), provider })
     }
 
     async fn send(
@@ -218,11 +239,22 @@ impl Requestor {
         body: Option<Value>,
         deadline: Duration,
     ) -> anyhow::Result<(StatusCode, Value)> {
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.origin)).timeout(deadline);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
+        let path = format!("{PREFIX}{path}");
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let signed = Credentials::sign(
+            &self.key,
+            self.provider,
+            Asked::new(method.as_str(), &path, body.as_bytes()),
+            u64::try_from(Timestamp::now().as_second())?,
+            Nonce::random(),
+        )?;
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.origin))
+            .header(reqwest::header::AUTHORIZATION, signed.to_string())
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .timeout(deadline)
+            .body(body);
         let answer = request.send().await.context("the provider does not answer")?;
         let status = answer.status();
         let text = answer.text().await.context("the provider does not answer to the end")?;

@@ -335,6 +335,7 @@ mod tests {
             state: "running".to_owned(),
             backend: "qemu".to_owned(),
             image: "24.04".to_owned(),
+            owner: None,
             cpu_cores: 1,
             memory_gb: 2,
             storage_gb: 10,

@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use alloy::signers::local::PrivateKeySigner;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -244,20 +245,7 @@ fn say(output: &Output, wallet: &Wallet, more: Value, text: &str) -> anyhow::Res
 
 impl Import {
     fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
-        let text = read(&self.file)?;
-        let passphrase_file = self.passphrase_file.as_deref();
-        let from_stdin = self.file == Path::new("-");
-        let signer = custody::read_key::<anyhow::Error>(&text, || match passphrase_file {
-            Some(file) => passphrase_in(file),
-            None if from_stdin => {
-                bail!("name the file with the keystore's passphrase: --passphrase-file")
-            }
-            None => ask_passphrase("Passphrase of the keystore: "),
-        })
-        .with_context(|| match from_stdin {
-            true => "standard input gives no key".to_owned(),
-            false => format!("{} gives no key", self.file.display()),
-        })?;
+        let signer = key_in(&self.file, self.passphrase_file.as_deref())?;
         let imported = custody::import(&settings.wallet, &signer, self.replace)?;
         let wallet = &imported.wallet;
         let mut text = match imported.was_there {
@@ -328,6 +316,34 @@ fn consent() -> io::Result<bool> {
         writeln!(out, "Nothing was printed.")?;
     }
     Ok(yes)
+}
+
+/// The key in a file, as hex or as a keystore; `-` is standard input. A passphrase is asked for where no file has it.
+///
+/// # Errors
+/// There is no key in it, or it does not open.
+pub fn key_in(file: &Path, passphrase_file: Option<&Path>) -> anyhow::Result<PrivateKeySigner> {
+    let text = read(file)?;
+    let from_stdin = file == Path::new("-");
+    custody::read_key::<anyhow::Error>(&text, || match passphrase_file {
+        Some(file) => passphrase_in(file),
+        None if from_stdin => {
+            bail!("name the file with the keystore's passphrase: --passphrase-file")
+        }
+        None => ask_passphrase("Passphrase of the keystore: "),
+    })
+    .with_context(|| match from_stdin {
+        true => "standard input gives no key".to_owned(),
+        false => format!("{} gives no key", file.display()),
+    })
+}
+
+/// The key that a text is in hex.
+///
+/// # Errors
+/// It is none.
+pub fn key_of(text: &Secret) -> anyhow::Result<PrivateKeySigner> {
+    custody::read_key(text, || bail!("a keystore has to be in a file"))
 }
 
 /// The text of a file, or of standard input, of at most what a keystore takes.

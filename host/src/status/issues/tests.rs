@@ -37,6 +37,7 @@ fn healthy() -> Sections {
         state: Phase::Running.name().to_owned(),
         backend: "qemu".to_owned(),
         image: "24.04".to_owned(),
+        owner: None,
         cpu_cores: 1,
         memory_gb: 1,
         storage_gb: 10,
