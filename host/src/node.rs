@@ -36,7 +36,7 @@ use crate::{
     owners::Gatekeeper,
     payments::{
         pricing::{PriceSource, Pricing},
-        streams::Verifiers,
+        streams::{LiveRules, PaymentRules, Streams, StreamsParts, Verifiers},
         wallet::{Wallet, WalletError},
     },
     plugins::{
@@ -150,6 +150,8 @@ struct Node {
     vms: VmService,
     verifier: Verifier,
     advertising: Advertising,
+    /// Absent where no payments are taken.
+    streams: Option<Streams>,
     /// What goes on beside the service until it ends.
     beside: JoinSet<()>,
     desk: PluginDesk,
@@ -264,6 +266,22 @@ impl Node {
             .with_reachability(reachability.clone())
             .with_advertising(advertising.clone())
             .with_gatekeeper(gatekeeper);
+        let rules = LiveRules::new(PaymentRules::from(&settings.payments));
+        let streams = verifiers.are_wanted().then(|| {
+            let parts = StreamsParts {
+                store: store.clone(),
+                verifiers: verifiers.clone(),
+                payee: wallet.address(),
+                prices: pricing.watch(),
+                price_memory: settings.payments.price_memory,
+                rules: rules.watch(),
+            };
+            Streams::new(&settings.payments, parts)
+        });
+        let api = match &streams {
+            Some(streams) => api.with_streams(streams.clone()),
+            None => api,
+        };
         let api = Api::new(api);
         let catalog = Arc::new(catalog);
         let parts = ObserverParts {
@@ -290,6 +308,7 @@ impl Node {
             vms,
             verifier,
             advertising,
+            streams,
             beside,
             desk,
             pricing,
@@ -311,6 +330,7 @@ impl Node {
             vms,
             verifier,
             advertising,
+            streams,
             mut beside,
             desk,
             pricing,
@@ -333,6 +353,10 @@ impl Node {
         }
         service_manager::tell(service_manager::State::Ready);
         let ending = Ending::new(stop.clone());
+        if let Some(streams) = streams {
+            let machines = Arc::new(adapters::RentedMachines(vms.clone()));
+            beside.spawn(streams.watch_over(machines, stop.clone()));
+        }
         beside.spawn(admin::watch(desk.clone(), stop.clone()));
         if let Some(source) = price_source {
             beside.spawn(pricing.clone().follow(source, stop.clone()));

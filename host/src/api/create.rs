@@ -53,8 +53,9 @@ impl PartialSchema for CreateBody {
                         },
                         "ssh_key": key_schema("An OpenSSH public key that logs in as root. One can be added later.", true),
                         "stream_id": {
-                            "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX,
-                            "description": "The payment stream, where the provider takes payments.",
+                            "type": ["integer", "string", "null"], "minimum": 0, "maximum": u64::MAX,
+                            "minLength": 1, "maxLength": MAX_STREAM_LENGTH, "pattern": "^[!-~]+$",
+                            "description": "The payment stream, where the provider takes payments. As a text where its number passes 64 bits.",
                         },
                     },
                 },
@@ -143,14 +144,24 @@ fn key_schema(description: &str, or_null: bool) -> Value {
 
 /// The longest image name that is looked at, in characters.
 const MAX_IMAGE_LENGTH: usize = 256;
+/// The longest reference of a payment: numbers of 256 bits have 78 digits.
+const MAX_STREAM_LENGTH: usize = 256;
 /// The longest backend name that is looked at, in characters.
 const MAX_BACKEND_LENGTH: usize = 64;
 
 /// What is to be made, which belongs to nobody yet: a body says nothing about that.
 ///
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub vm: NewVm,
+    /// What is to pay for it, unchecked.
+    pub stream: Option<String>,
+}
+
 /// # Errors
 /// 422 with everything that is wrong.
-pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
+pub fn read(body: &[u8]) -> Result<Wanted, ApiError> {
     let object = fields::object(body)?;
     let fields = Fields::of(&object);
     let mut problems = Problems::default();
@@ -161,11 +172,11 @@ pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
     let ssh_key = fields
         .text("ssh_key", &mut problems)
         .and_then(|text| key(text, fields.location("ssh_key"), &mut problems));
-    fields.whole("stream_id", &mut problems);
+    let stream = stream(&fields, &mut problems);
     problems.check()?;
     match (name, resources) {
         (Some(name), Some(resources)) => {
-            Ok(NewVm {
+            let vm = NewVm {
                 name,
                 resources,
                 backend,
@@ -173,7 +184,8 @@ pub fn read(body: &[u8]) -> Result<NewVm, ApiError> {
                 ssh_key,
                 ownership: Ownership::Nobody,
                 payment: None,
-            })
+            };
+            Ok(Wanted { vm, stream })
         }
         // Each is `None` only together with a problem, which has been returned.
         _ => Err(ApiError::internal()),
@@ -203,6 +215,22 @@ fn choice(
         problems.add(fields.location(field), "value_error", msg);
     }
     Some(name.to_owned())
+}
+
+/// The reference of a payment: a number, or a text.
+fn stream(fields: &Fields<'_>, problems: &mut Problems) -> Option<String> {
+    const NAME: &str = "stream_id";
+    let Some(text) = fields.get(NAME)?.as_str() else {
+        return fields.whole(NAME, problems).map(|number| number.to_string());
+    };
+    let fits = (1..=MAX_STREAM_LENGTH).contains(&text.len());
+    if !fits || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let msg = format!(
+            "{NAME} has to be the number of a stream, or a text of at most {MAX_STREAM_LENGTH} characters"
+        );
+        problems.add(fields.location(NAME), "value_error", msg);
+    }
+    Some(text.to_owned())
 }
 
 /// Reads an SSH key, or says what is wrong with it.
@@ -325,7 +353,7 @@ mod tests {
 
     fn size(body: Value) -> [u32; 3] {
         let Resources { cpu_cores, memory_gb, storage_gb } =
-            read(body.to_string().as_bytes()).unwrap().resources;
+            read(body.to_string().as_bytes()).unwrap().vm.resources;
         [cpu_cores, memory_gb, storage_gb]
     }
 
@@ -451,10 +479,10 @@ mod tests {
     #[test]
     fn image_and_key_are_passed_on_and_unknown_fields_are_ignored() {
         let body = json!({"name": "abc", "image": "debian-12", "ssh_key": KEY, "stream_id": 7, "later": {"x": []}});
-        let vm = read(body.to_string().as_bytes()).unwrap();
+        let vm = read(body.to_string().as_bytes()).unwrap().vm;
         assert_eq!((vm.name.as_str(), vm.image.as_deref()), ("abc", Some("debian-12")));
         assert_eq!(vm.ssh_key.unwrap().to_string(), KEY);
-        let vm = read(br#"{"name": "abc", "image": ""}"#).unwrap();
+        let vm = read(br#"{"name": "abc", "image": ""}"#).unwrap().vm;
         assert_eq!((vm.image, vm.ssh_key), (None, None));
     }
 

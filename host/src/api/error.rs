@@ -80,6 +80,12 @@ impl ApiError {
         Self { status, code, detail: Detail::Text(detail.into()), retry_after_seconds: None }
     }
 
+    /// With when it makes sense to ask again.
+    #[must_use]
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_seconds: Some(seconds), ..self }
+    }
+
     /// 422 with everything that is wrong.
     pub fn validation(problems: Vec<Problem>) -> Self {
         let detail = Detail::Problems(problems);

@@ -50,10 +50,13 @@ use tokio::sync::watch;
 use crate::{
     discovery::Advertising,
     owners::Gatekeeper,
-    payments::pricing::Prices,
+    payments::{
+        pricing::Prices,
+        streams::{PaymentStatus, Streams},
+    },
     ports::verification::{Reachability, VerifierConfig},
     settings::{ApiSettings, Environment, Settings},
-    vms::VmService,
+    vms::{Vm, VmService},
 };
 
 use port_check::PortCheckRules;
@@ -79,6 +82,8 @@ pub struct ApiState {
     advertising: Option<Advertising>,
     /// Absent where nobody can prove who they are.
     gatekeeper: Option<Gatekeeper>,
+    /// Absent where no payments are taken.
+    streams: Option<Streams>,
     port_checks: Option<PortCheckRules>,
 }
 
@@ -99,10 +104,11 @@ impl ApiState {
             reachability,
             advertising: None,
             gatekeeper: None,
+            streams: None,
             port_checks: serves
                 .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
-                ProviderInfo::new(&settings.identity, provider_id),
+                ProviderInfo::new(settings, provider_id),
                 vms.backends(),
             )),
             vms,
@@ -131,6 +137,24 @@ impl ApiState {
     #[must_use]
     pub fn with_gatekeeper(self, gatekeeper: Gatekeeper) -> Self {
         Self { gatekeeper: Some(gatekeeper), ..self }
+    }
+
+    /// With streams that machines have to be paid by.
+    #[must_use]
+    pub fn with_streams(self, streams: Streams) -> Self {
+        Self { streams: Some(streams), ..self }
+    }
+
+    /// How the payment of a VM stands, where a stream pays for it.
+    fn payment(&self, vm: &Vm) -> Option<Arc<PaymentStatus>> {
+        self.streams.as_ref()?.status(&vm.id)
+    }
+
+    /// Something was done to a VM that its stream has to be looked at for.
+    fn streams_have_changed(&self) {
+        if let Some(streams) = &self.streams {
+            streams.look_soon();
+        }
     }
 
     /// Where this provider is reached, where that is known.

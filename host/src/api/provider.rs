@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{versioned, vms::AnyState};
 use crate::{
-    settings::{IdentitySettings, keys::NO_ADDRESS},
+    settings::{Settings, keys::NO_ADDRESS},
     vms::Backends,
 };
 
@@ -51,11 +51,13 @@ pub struct ProviderInfo {
 }
 
 impl ProviderInfo {
-    pub fn new(identity: &IdentitySettings, provider_id: String) -> Self {
+    pub fn new(settings: &Settings, provider_id: String) -> Self {
+        let identity = &settings.identity;
+        let or_none = |address: &Option<String>| address.clone().unwrap_or(NO_ADDRESS.to_owned());
         Self {
             provider_id,
-            stream_payment_address: NO_ADDRESS.to_owned(),
-            glm_token_address: NO_ADDRESS.to_owned(),
+            stream_payment_address: or_none(&settings.payments.contract),
+            glm_token_address: or_none(&settings.chains.glm_token),
             ip_address: identity.public_ip,
             country: identity.country.clone(),
             platform: platform(),

@@ -149,7 +149,7 @@ pub async fn summary(State(state): State<AnyState>, caller: Caller) -> Response 
         advertisers: state.advertising.as_ref().map(Advertising::reports).unwrap_or_default(),
         pricing: (&*pricing.borrow()).into(),
         backends: vms.backends().names(),
-        vms: visible(&list, caller).collect(),
+        vms: visible(&list, caller, &state).collect(),
         vms_total: list.len(),
     };
     Json(summary).into_response()

@@ -31,7 +31,10 @@ use super::{
     signed::{Caller, check_owner},
     time, versioned,
 };
-use crate::vms::{NewVm, Ownership, Phase, Resources, Vm};
+use crate::{
+    payments::streams::PaymentStatus,
+    vms::{NewVm, Ownership, Phase, Resources, Vm},
+};
 
 /// What handlers are given.
 pub type AnyState = Arc<ApiState>;
@@ -78,6 +81,10 @@ pub struct VmBody<'a> {
     owner: Option<String>,
     /// Whether every request about it has to be signed by its owner.
     needs_signature: bool,
+    /// How its payment stands, where a stream pays for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    payment: Option<Arc<PaymentStatus>>,
 }
 
 /// The size of a VM: cores, and GB of memory and storage.
@@ -100,7 +107,7 @@ pub struct ProgressBody<'a> {
 }
 
 impl<'a> VmBody<'a> {
-    pub fn of(vm: &'a Vm) -> Self {
+    pub fn of(vm: &'a Vm, payment: Option<Arc<PaymentStatus>>) -> Self {
         let Resources { cpu_cores, memory_gb, storage_gb } = vm.resources;
         let is_new = vm.phase == Phase::Creating;
         Self {
@@ -122,11 +129,12 @@ impl<'a> VmBody<'a> {
                 .map(|progress| ProgressBody { stage: &progress.stage, percent: progress.percent }),
             owner: vm.ownership.owner().map(|owner| owner.to_checksum(None)),
             needs_signature: vm.ownership.is_proven(),
+            payment,
         }
     }
 
-    fn answer(vm: &Vm) -> Json<VmBody<'_>> {
-        Json(VmBody::of(vm))
+    fn answer(vm: &'a Vm, state: &ApiState) -> Json<VmBody<'a>> {
+        Json(VmBody::of(vm, state.payment(vm)))
     }
 }
 
@@ -247,7 +255,7 @@ pub struct CreateQuery {
     responses(
         (status = 201, description = "It runs", body = VmBody),
         (status = 202, description = "It is being made", body = Accepted),
-        (status = 400, description = "Unknown image, or a backend that refuses", body = ErrorBody),
+        (status = 400, description = "Unknown image, a stream that does not pay for it, or a backend that refuses", body = ErrorBody),
         (status = 403, description = "Signed by somebody else than who pays", body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
         (status = 409, description = "The name is in use, or there is no room", body = ErrorBody),
@@ -255,7 +263,7 @@ pub struct CreateQuery {
         (status = 422, description = "The request is wrong", body = ValidationBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
-        (status = 503, description = "No backend, one that cannot work now, or no port that is known to be reachable", body = ErrorBody),
+        (status = 503, description = "No backend, one that cannot work now, no port that is known to be reachable, or a chain that does not answer", body = ErrorBody),
         (status = 504, description = "The backend took too long", body = ErrorBody),
     ))]
 pub async fn create(
@@ -268,9 +276,14 @@ pub async fn create(
         return Err(ApiError::only_signed());
     }
     let at_once = at_once(query)?;
-    let new = create::read(&body)?;
-    let new = NewVm { ownership: Ownership::of(signer, None)?, ..new };
-    let ticket = state.vms.create(new).await?;
+    let create::Wanted { vm, stream } = create::read(&body)?;
+    let payment = match state.streams.as_ref().filter(|streams| streams.demand(signer)) {
+        Some(streams) => Some(streams.admit(stream.as_deref(), vm.resources.into()).await?),
+        None => None,
+    };
+    let ownership = Ownership::of(signer, payment.as_ref().map(|ticket| ticket.payer()))?;
+    let ticket = state.vms.create(NewVm { ownership, payment, ..vm }).await?;
+    state.streams_have_changed();
     if at_once {
         let accepted =
             Accepted { job_id: ticket.job.id, vm_id: &ticket.vm.name, status: "creating" };
@@ -281,7 +294,8 @@ pub async fn create(
     }
     let vm = ticket.finished().await?;
     let location = format!("{PREFIX}/vms/{}", vm.name);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], VmBody::answer(&vm)).into_response())
+    let vm = VmBody::answer(&vm, &state);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], vm).into_response())
 }
 
 fn at_once(query: Result<Query<CreateQuery>, QueryRejection>) -> Result<bool, ApiError> {
@@ -304,13 +318,17 @@ fn at_once(query: Result<Query<CreateQuery>, QueryRejection>) -> Result<bool, Ap
     responses((status = 200, body = Vec<VmBody>)))]
 pub async fn list(State(state): State<AnyState>, caller: Caller) -> Response {
     let vms = state.vms.list();
-    Json(visible(&vms, caller).collect::<Vec<_>>()).into_response()
+    Json(visible(&vms, caller, &state).collect::<Vec<_>>()).into_response()
 }
 
 /// The VMs that a caller may know of.
-pub fn visible(vms: &[Arc<Vm>], Caller(caller): Caller) -> impl Iterator<Item = VmBody<'_>> {
+pub fn visible<'a>(
+    vms: &'a [Arc<Vm>],
+    Caller(caller): Caller,
+    state: &'a ApiState,
+) -> impl Iterator<Item = VmBody<'a>> {
     let may_see = move |vm: &&Arc<Vm>| vm.ownership.admits(caller).is_ok();
-    vms.iter().filter(may_see).map(|vm| VmBody::of(vm))
+    vms.iter().filter(may_see).map(|vm| VmBody::of(vm, state.payment(vm)))
 }
 
 /// A VM
@@ -322,7 +340,7 @@ pub fn visible(vms: &[Arc<Vm>], Caller(caller): Caller) -> impl Iterator<Item = 
         (status = 404, body = ErrorBody),
     ))]
 pub async fn one(State(state): State<AnyState>, ThisVm(vm): ThisVm) -> Response {
-    let vm = state.written.json(&vm);
+    let vm = state.written.json(&vm, state.payment(&vm));
     ([(header::CONTENT_TYPE, "application/json")], vm).into_response()
 }
 
@@ -341,7 +359,7 @@ pub async fn access(
     ThisVm(vm): ThisVm,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let body = VmBody::of(&vm);
+    let body = VmBody::of(&vm, None);
     let status = match (vm.phase, body.ssh_port) {
         (Phase::Creating, _) => StatusCode::ACCEPTED,
         (_, Some(_)) => StatusCode::OK,
@@ -393,17 +411,20 @@ fn ssh_host(state: &ApiState, headers: &HeaderMap) -> String {
         (status = 504, description = "The backend took too long", body = ErrorBody),
     ))]
 pub async fn stop(State(state): State<AnyState>, ThisVm(vm): ThisVm) -> Result<Response, ApiError> {
-    Ok(VmBody::answer(&*state.vms.stop(&vm.id).await?).into_response())
+    let vm = state.vms.stop(&vm.id).await?;
+    state.streams_have_changed();
+    Ok(VmBody::answer(&vm, &state).into_response())
 }
 
 /// Start a VM
 ///
-/// Answers when SSH does. One that runs already goes on.
+/// Answers when SSH does. One that runs already goes on. One that a stream pays for starts only if that goes on paying: top it up
+/// where it does not.
 #[utoipa::path(post, path = "/vms/{id}/start", context_path = "/api/v1", tag = "vms",
     params(("id" = String, Path, description = "Name or instance id")),
     responses(
         (status = 200, body = VmBody),
-        (status = 400, description = "A backend that refuses", body = ErrorBody),
+        (status = 400, description = "A stream that does not pay any more, or a backend that refuses", body = ErrorBody),
         (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, description = "Another change is under way, or the VM cannot be started", body = ErrorBody),
@@ -416,7 +437,14 @@ pub async fn start(
     State(state): State<AnyState>,
     ThisVm(vm): ThisVm,
 ) -> Result<Response, ApiError> {
-    Ok(VmBody::answer(&*state.vms.start_vm(&vm.id).await?).into_response())
+    if let Some(streams) = &state.streams
+        && vm.phase != Phase::Running
+    {
+        streams.may_start(&vm.id).await?;
+    }
+    let vm = state.vms.start_vm(&vm.id).await?;
+    state.streams_have_changed();
+    Ok(VmBody::answer(&vm, &state).into_response())
 }
 
 /// Let one more key log in as root
@@ -466,5 +494,6 @@ pub async fn delete(
     ThisVm(vm): ThisVm,
 ) -> Result<Json<()>, ApiError> {
     state.vms.delete(&vm.id).await?;
+    state.streams_have_changed();
     Ok(Json(()))
 }

@@ -8,11 +8,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     chains::{self, ChainError, Chains, RpcError},
+    payments::streams::{MachineState, Machines},
     plugins::{
         Ethereum, Failure, FailureKind, StateError, StateStore,
         ethereum::{ChainFailure, Event, Receipt, RpcRefusal, Transaction},
     },
     store::{PluginState, StoreError},
+    vms::{Phase, VmService},
 };
 
 #[async_trait]
@@ -139,6 +141,32 @@ impl StateStore for PluginState {
 
     async fn keys(&self, plugin: &str, prefix: &str) -> Result<Vec<String>, StateError> {
         Self::keys(self, plugin, prefix).await.map_err(state_error)
+    }
+}
+
+/// The VM service, as far as payments may do something to machines.
+pub(super) struct RentedMachines(pub VmService);
+
+#[async_trait]
+impl Machines for RentedMachines {
+    fn look(&self, vm_id: &str) -> Option<MachineState> {
+        Some(match self.0.get(vm_id).ok()?.phase {
+            Phase::Running => MachineState::Runs,
+            Phase::Stopped => MachineState::Rests,
+            Phase::Creating
+            | Phase::Starting
+            | Phase::Stopping
+            | Phase::Deleting
+            | Phase::Failed => MachineState::Neither,
+        })
+    }
+
+    async fn stop(&self, vm_id: &str) -> Result<(), String> {
+        self.0.stop(vm_id).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn delete(&self, vm_id: &str) -> Result<(), String> {
+        self.0.delete(vm_id).await.map_err(|error| error.to_string())
     }
 }
 

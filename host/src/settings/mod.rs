@@ -157,6 +157,8 @@ pub struct PaymentSettings {
     pub create_grace: Duration,
     /// How long a machine that nobody pays for is kept, stopped.
     pub retention: Duration,
+    /// How long a price counts for requestors after it rose: for as long as they may be shown it.
+    pub price_memory: Duration,
     pub monitor: StreamMonitorSettings,
     pub withdrawals: WithdrawalSettings,
 }

@@ -347,6 +347,12 @@ fn payments(sources: &Sources, environment: Environment) -> PaymentSettings {
         min_remaining: seconds(&keys::STREAM_MIN_REMAINING_SECONDS),
         create_grace: seconds(&keys::STREAM_CREATE_GRACE_SECONDS),
         retention: seconds(&keys::STREAM_RETENTION_SECONDS),
+        price_memory: if advertisers(sources).contains("golem-base") {
+            seconds(&keys::PRICING_UPDATE_INTERVAL_GOLEM_BASE)
+                .max(seconds(&keys::PRICING_UPDATE_INTERVAL_DISCOVERY))
+        } else {
+            seconds(&keys::PRICING_UPDATE_INTERVAL_DISCOVERY)
+        },
         monitor: StreamMonitorSettings {
             enabled: value(sources, &keys::STREAM_MONITOR_ENABLED),
             interval: seconds(&keys::STREAM_MONITOR_INTERVAL_SECONDS),

@@ -105,6 +105,11 @@ impl Streams {
         self.0.gate.verifiers.are_wanted()
     }
 
+    /// Does a machine have to be paid for whose request was signed so? The provider's own need not, as those of `doctor`.
+    pub fn demand(&self, signer: Option<Address>) -> bool {
+        self.are_wanted() && signer != Some(self.0.gate.payee)
+    }
+
     /// Looks at the stream that is to pay for a new machine of this size. Whoever gets a ticket binds it with the machine.
     ///
     /// # Errors
@@ -204,14 +209,14 @@ impl Inner {
                     (payment.clone(), latest.time, None)
                 }
                 Some(monitor::Reading::Found { payment: None, latest, .. }) => {
-                    (stream.payment.clone(), latest.time, Some("unknown stream".to_owned()))
+                    (stream.payment.clone(), latest.time, Some(view::Problem::Unknown))
                 }
                 Some(monitor::Reading::Silent) | None => {
                     let why = silent.clone().unwrap_or_else(|| {
                         "it belongs to another contract than the one that is configured".to_owned()
                     });
                     let time = stream.chain_time(now);
-                    (stream.payment.clone(), time, Some(format!("stream lookup failed: {why}")))
+                    (stream.payment.clone(), time, Some(view::Problem::Silent(why)))
                 }
             };
             StreamView::new(&stream, payment, time, payee, problem)

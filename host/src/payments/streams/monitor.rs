@@ -43,6 +43,9 @@ use crate::{
 /// Between two looks at the chain's events, where its nodes can tell them.
 const EVENTS_EVERY: Duration = Duration::from_secs(10);
 
+/// Between two attempts to do what failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// A stream that has disappeared has to stay so for this many blocks before that counts.
 pub(super) const SETTLED_BLOCKS: u64 = 32;
 
@@ -78,7 +81,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut rounds = Rounds::default();
-    let mut deeds: JoinSet<String> = JoinSet::new();
+    let mut deeds: JoinSet<(String, bool)> = JoinSet::new();
     let mut under_way: HashSet<String> = HashSet::new();
     let mut due = Instant::now();
     loop {
@@ -102,9 +105,9 @@ pub(super) async fn run(
             _ = rules.changed() => due = Instant::now(),
             () = inner.wake.notified() => due = Instant::now(),
             Some(done) = deeds.join_next() => match done {
-                Ok(vm_id) => {
+                Ok((vm_id, done)) => {
                     under_way.remove(&vm_id);
-                    due = Instant::now();
+                    due = if done { Instant::now() } else { due.min(Instant::now() + AGAIN) };
                 }
                 // A task that broke off told so itself; whose it was is not known any more.
                 Err(_) => under_way.clear(),
@@ -120,19 +123,20 @@ pub(super) async fn run(
     deeds.shutdown().await;
 }
 
-async fn carry_out(machines: Arc<dyn Machines>, vm_id: String, deed: Deed) -> String {
+/// Answers whose machine it was, and whether it was done.
+async fn carry_out(machines: Arc<dyn Machines>, vm_id: String, deed: Deed) -> (String, bool) {
     let (done, what) = match deed {
         Deed::Stop => (machines.stop(&vm_id).await, "stopped"),
         Deed::Delete => (machines.delete(&vm_id).await, "deleted"),
     };
-    match done {
+    match &done {
         Ok(()) => tracing::info!(vm.id = vm_id, "{vm_id} was {what}: nobody pays for it"),
         Err(error) => tracing::warn!(
             vm.id = vm_id,
             "{vm_id}, which nobody pays for, could not be {what} and is tried again: {error}"
         ),
     }
-    vm_id
+    (vm_id, done.is_ok())
 }
 
 impl Inner {

@@ -290,6 +290,7 @@ fn streams(contract: &Arc<Contract>, store: &Store, rules: PaymentRules) -> Stre
         min_remaining: rules.min_remaining,
         create_grace: Duration::from_secs(300),
         retention: rules.retention,
+        price_memory: Duration::from_secs(900),
         monitor: rules.monitor,
         withdrawals: rules.withdrawals,
     };

@@ -19,6 +19,9 @@ pub struct StreamView {
     pub verified: bool,
     /// `ok`, or why not.
     pub reason: String,
+    /// The chain could not be asked: this is what was known last.
+    #[serde(skip)]
+    pub lookup_failed: bool,
 }
 
 /// What stands in the contract, under its own names.
@@ -81,6 +84,15 @@ impl Serialize for StreamId {
     }
 }
 
+/// What a stream's numbers do not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// The contract has no such stream any more.
+    Unknown,
+    /// The chain could not be asked, and why.
+    Silent(String),
+}
+
 impl StreamView {
     /// `problem` is why it is not as it should be, where its numbers do not say that.
     pub(super) fn new(
@@ -88,10 +100,15 @@ impl StreamView {
         payment: Payment,
         now: u64,
         payee: Address,
-        problem: Option<String>,
+        problem: Option<Problem>,
     ) -> Self {
         let funding = Funding::at(&payment, now);
-        let reason = problem.or_else(|| reason(&payment, now, payee).map(str::to_owned));
+        let lookup_failed = matches!(problem, Some(Problem::Silent(_)));
+        let reason = match problem {
+            Some(Problem::Unknown) => Some("unknown stream".to_owned()),
+            Some(Problem::Silent(why)) => Some(format!("stream lookup failed: {why}")),
+            None => reason(&payment, now, payee).map(str::to_owned),
+        };
         Self {
             vm_id: stream.vm_name.clone(),
             stream_id: StreamId(stream.key.reference.clone()),
@@ -119,6 +136,7 @@ impl StreamView {
             },
             verified: reason.is_none(),
             reason: reason.unwrap_or_else(|| "ok".to_owned()),
+            lookup_failed,
         }
     }
 }
