@@ -17,7 +17,8 @@ use crate::npm::Npm;
 use crate::ui::{self, Step};
 use crate::workspace::Workspace;
 
-const SOLC: Npm = Npm { name: "solc", versions: "contracts", purpose: "compile contracts for tests" };
+const SOLC: Npm =
+    Npm { name: "solc", versions: "contracts", purpose: "compile contracts for tests" };
 
 /// Passes a question in JSON from standard input to the compiler, and its answer to standard output.
 const ASK: &str =
@@ -73,8 +74,8 @@ fn write(workspace: &Workspace) -> Result<()> {
 }
 
 fn compile(workspace: &Workspace) -> Result<Artifacts> {
-    let solc =
-        SOLC.install(workspace, |directory| directory.join("node_modules/solc/soljson.js").exists())?;
+    let solc = SOLC
+        .install(workspace, |directory| directory.join("node_modules/solc/soljson.js").exists())?;
     let step = Step::start("compiling the contracts for tests", Some("3 s"));
     let question = question(&workspace.root.join("contracts/src"))?.to_string();
     let mut node = Command::new("node")
@@ -133,8 +134,7 @@ fn artifacts(answer: &Value) -> Result<Artifacts> {
         if bytecode.is_empty() {
             continue;
         }
-        let artifact =
-            json!({ "abi": contract["abi"], "bytecode": format!("0x{bytecode}") });
+        let artifact = json!({ "abi": contract["abi"], "bytecode": format!("0x{bytecode}") });
         anyhow::ensure!(
             artifacts.insert(name.clone(), artifact).is_none(),
             "there are two contracts {name}"
@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn what_solc_complains_of_is_shown_and_interfaces_become_nothing() {
         let contract = |code: &str| json!({ "abi": [], "evm": { "bytecode": { "object": code } } });
-        let answer = json!({ "contracts": { "a.sol": { "A": contract("60"), "I": contract("") } } });
+        let answer =
+            json!({ "contracts": { "a.sol": { "A": contract("60"), "I": contract("") } } });
         let artifacts = artifacts(&answer).unwrap();
         assert_eq!(artifacts.keys().collect::<Vec<_>>(), ["A"]);
         assert_eq!(artifacts["A"]["bytecode"], "0x60");

@@ -11,11 +11,8 @@ use crate::packages::{self, Evidence, Need};
 use crate::ui::{self, Step};
 use crate::workspace::{self, Workspace};
 
-const NPM: Need = Need {
-    evidence: Evidence::Program("npm"),
-    package: "npm",
-    purpose: "install tools for tests",
-};
+const NPM: Need =
+    Need { evidence: Evidence::Program("npm"), package: "npm", purpose: "install tools for tests" };
 
 /// What npm reads. Copied last, the first one tells which version is installed.
 const FILES: [&str; 2] = ["package.json", "package-lock.json"];
@@ -36,11 +33,7 @@ impl Npm {
     ///
     /// # Errors
     /// When there is no npm, or the package cannot be had.
-    pub fn install(
-        &self,
-        workspace: &Workspace,
-        works: impl Fn(&Path) -> bool,
-    ) -> Result<PathBuf> {
+    pub fn install(&self, workspace: &Workspace, works: impl Fn(&Path) -> bool) -> Result<PathBuf> {
         let wanted = workspace.root.join(self.versions);
         let directory = workspace::cache()?.join(self.name);
         let stamp = directory.join("installed");
