@@ -3,7 +3,7 @@
 use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 
 /// In the order of preference.
-const BUNDLED: &[&str] = &["qemu", "discovery-server", "golem-base"];
+const BUNDLED: &[&str] = &["qemu", "discovery-server", "golem-base", "stream-payment"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=GOLEM_PLUGINS_BUILD_DIR");

@@ -99,6 +99,21 @@ impl Anvil {
     /// # Errors
     /// When the node answers an error, or nothing.
     pub async fn rpc(&self, method: &str, parameters: Value) -> Result<Value> {
+        match self.ask(method, parameters).await? {
+            Ok(result) => Ok(result),
+            Err(error) => bail!("{method} failed: {error}"),
+        }
+    }
+
+    /// The same, where an error of the node is an answer too: an object with `code`, `message` and perhaps `data`.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn ask(
+        &self,
+        method: &str,
+        parameters: Value,
+    ) -> Result<std::result::Result<Value, Value>> {
         let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": parameters });
         let request = self
             .http
@@ -108,10 +123,10 @@ impl Anvil {
         let answer = request.send().await.with_context(|| method.to_owned())?.text().await?;
         let mut answer: Value = serde_json::from_str(&answer)
             .with_context(|| format!("{method} answered no JSON: {answer}"))?;
-        if let Some(error) = answer.get("error") {
-            bail!("{method} failed: {error}");
-        }
-        Ok(answer["result"].take())
+        Ok(match answer.get_mut("error") {
+            Some(error) => Err(error.take()),
+            None => Ok(answer["result"].take()),
+        })
     }
 
     /// What an address has, in wei.

@@ -13,6 +13,7 @@
 //! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one
 //! program so that no two programs boot at the same time; it needs the image that `cargo xtask image` builds. A chain
 //! ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs them.
+//! What payments are made with is in [`contracts`]: `stream_contract.rs` holds it against answers that were recorded elsewhere.
 //! `advertisers.rs` has places of its own to be listed with, `other_languages.rs` a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
@@ -22,6 +23,7 @@ mod captcha_faucet;
 mod check_server;
 mod client;
 mod conformance;
+pub mod contracts;
 pub mod database;
 mod discovery_server;
 mod golem_base;
@@ -49,6 +51,7 @@ pub use captcha_faucet::{CaptchaFaucet, Puzzles};
 pub use check_server::{Behaviour, CheckServer, PortChecker};
 pub use client::{Answer, Client};
 pub use conformance::{Conformance, conformance};
+pub use contracts::{NewStream, StreamContract};
 pub use discovery_server::DiscoveryServer;
 pub use golem_base::GolemBase;
 pub use images::{DEFAULT_IMAGE, Image};

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use alloy::primitives::{Address, U256};
 use anyhow::{Result, ensure};
-use golem_provider_tests::{Conformance, Multipass, Setup, StandIn, conformance};
+use golem_provider_tests::{
+    Anvil, Conformance, Multipass, NewStream, Setup, StandIn, StreamContract, conformance,
+    contracts::account,
+};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -67,5 +71,52 @@ async fn an_advertiser_is_tried_by_the_suite_of_its_own_kind() -> Result<()> {
     ensure!(away.with_verdict("failed").is_empty() && away.with_verdict("passed").len() > 8);
     let reasons = away.with_verdict("not-applicable").join("\n");
     ensure!(reasons.contains("the blackboard has been taken away"), "{reasons}");
+    Ok(())
+}
+
+/// A chain with streams of all sorts: running, topped up, drawn from, halted, terminated, and one of a token.
+async fn streams(chain: &Anvil) -> Result<StreamContract> {
+    let streams = StreamContract::deploy(chain).await?;
+    let (requestor, provider) = (account(1), account(2));
+    let of = |token| NewStream {
+        sender: requestor,
+        recipient: provider,
+        token,
+        deposit_wei: U256::from(3_600_000),
+        wei_per_second: 1000,
+    };
+    let mut coins = Vec::new();
+    for _ in 0..5 {
+        coins.push(streams.create(chain, &of(Address::ZERO)).await?);
+    }
+    streams.fund(chain, requestor, U256::from(10_000_000)).await?;
+    streams.create(chain, &of(streams.token)).await?;
+    chain.pass_time(Duration::from_secs(600)).await?;
+    streams.top_up(chain, coins[1], U256::from(500_000)).await?;
+    streams.withdraw(chain, provider, coins[2]).await?;
+    streams.halt(chain, coins[3]).await?;
+    streams.terminate(chain, requestor, coins[4]).await?;
+    Ok(streams)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_verifier_of_streams_keeps_what_the_contract_promises() -> Result<()> {
+    let chain = Anvil::start().await?;
+    let streams = streams(&chain).await?;
+    let node = format!("payments={}", chain.url());
+    let arguments = ["--json", "--grant-all", "--chain", &node];
+    let settings = |contract| {
+        format!("[settings]\ncontract = \"{contract}\"\nglm-token = \"{}\"\n", streams.token)
+    };
+    let right = run("stream-payment", &settings(streams.address), &arguments).await?;
+    let missed = [right.with_verdict("failed"), right.with_verdict("not-applicable")].concat();
+    ensure!(right.status == 0, "{}: {missed:#?}\n{}", right.status, right.stderr);
+    ensure!(right.with_verdict("passed").len() > 30);
+
+    // With the token in its place, it is the settings that are wrong.
+    let wrong = run("stream-payment", &settings(streams.token), &arguments).await?;
+    ensure!(wrong.status == 1 && wrong.with_verdict("failed").is_empty(), "{wrong:?}");
+    let reasons = wrong.with_verdict("not-applicable").join("\n");
+    ensure!(reasons.contains("is not the payment contract"), "{reasons}");
     Ok(())
 }

@@ -113,6 +113,7 @@ async fn the_tutorial_leads_from_nothing_to_a_machine_of_a_new_plugin() -> Resul
     let promise = "my-backend 0.1.0 keeps what a VM backend promises";
     ensure!(said.contains(promise) && document.contains(promise), "{said}");
     ensure!(said.contains("my-advertiser 0.1.0 keeps what an advertiser promises"), "{said}");
+    ensure!(directory.path().join("my-verifier/my-verifier.wasm").is_file(), "{said}");
     let vm = fs::read_to_string(directory.path().join("my-backend/vm.json"))?;
     let vm: serde_json::Value = serde_json::from_str(&vm)?;
     ensure!(vm["status"] == "running" && vm["name"] == "first", "{vm}");

@@ -2,9 +2,9 @@
 //! and a disk image, running, testing and measuring.
 //!
 //! Each sub-command lives in the module of its name and is written in terms of the ones before
-//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`], [`network`], [`examples`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
+//! it: [`setup`] → [`plugins`] → [`image`], [`api_checker`], [`network`], [`contracts`], [`examples`] → [`run`], [`test`], [`bench`]. Below them are [`workspace`] (where
 //! things are), [`guest_toolchain`] (how plugins are compiled), [`provider_files`] (what is written
-//! into a provider's data directory), [`announce`] (what is printed once it is up), [`anvil`] and [`venv`] (what tests
+//! into a provider's data directory), [`announce`] (what is printed once it is up), [`anvil`], [`npm`] and [`venv`] (what tests
 //! use from npm and of Python), [`packages`] (what is needed from the distribution) and [`ui`] (progress).
 //!
 //! Nothing here is part of the provider, and nothing here is needed on a machine that only runs
@@ -14,10 +14,12 @@ mod announce;
 mod anvil;
 mod api_checker;
 mod bench;
+mod contracts;
 mod examples;
 mod guest_toolchain;
 mod image;
 mod network;
+mod npm;
 mod packages;
 mod plugins;
 mod provider_files;
@@ -52,6 +54,7 @@ enum Command {
     Test(test::Arguments),
     ApiChecker(api_checker::Arguments),
     Network(network::Arguments),
+    Contracts(contracts::Arguments),
     Examples(examples::Arguments),
     Bench(bench::Arguments),
     #[command(hide = true)]
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::ApiChecker(arguments) => api_checker::main(&arguments),
         Command::Network(arguments) => network::main(&arguments),
+        Command::Contracts(arguments) => contracts::main(&arguments),
         Command::Examples(arguments) => examples::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Announce(arguments) => announce::main(&arguments),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::guest_toolchain::Preference;
 use crate::ui::{self, Step};
 use crate::workspace::{Workspace, cargo};
-use crate::{api_checker, examples, image, network, packages, plugins, setup};
+use crate::{api_checker, contracts, examples, image, network, packages, plugins, setup};
 
 /// Where the end-to-end tests find the image that machines are made from.
 const CATALOG_VARIABLE: &str = "GOLEM_TEST_IMAGE_CATALOG";
@@ -54,6 +54,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let catalog = image::build(&workspace)?;
     let schemathesis = api_checker::install(&workspace)?;
     let network = network::install(&workspace)?;
+    contracts::check(&workspace)?;
     // The tests of it say what they could not do, and fail where `CI` is set.
     let in_python = examples::build(&workspace)
         .inspect_err(|error| ui::note(format!("going on without the example in Python: {error:#}")))

@@ -53,7 +53,9 @@ use super::{
 };
 use crate::settings::keys::NO_ADDRESS;
 
-/// A plugin and what it finds. Made by [`Harness::new`], then told what is different from the usual.
+/// A plugin and what it finds. Made by [`Harness::new`], then told what is different from the usual. A clone has the same
+/// directory and the same durable values.
+#[derive(Clone)]
 pub struct Harness {
     component: Vec<u8>,
     settings: serde_json::Value,
@@ -241,6 +243,11 @@ impl Harness {
     /// The address of the key that the plugin finds, if it finds one.
     pub(super) fn address(&self) -> Option<String> {
         Some(self.ethereum.address()).filter(|address| address != NO_ADDRESS)
+    }
+
+    /// The chains and the key that the plugin finds.
+    pub(super) fn chains(&self) -> Arc<dyn Ethereum> {
+        Arc::clone(&self.ethereum)
     }
 
     /// Leaves [`root`](Self::root) where it is when all is over. Before anything is loaded.

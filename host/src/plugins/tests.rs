@@ -668,9 +668,9 @@ async fn what_is_no_component_is_refused_with_its_place() {
     assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
     let error = bench.catalog.load_named("absent").await.err().unwrap();
     assert!(
-        error
-            .to_string()
-            .contains("known are qemu, discovery-server, golem-base, garbage, misbehaving"),
+        error.to_string().contains(
+            "known are qemu, discovery-server, golem-base, stream-payment, garbage, misbehaving"
+        ),
         "{error}"
     );
 }

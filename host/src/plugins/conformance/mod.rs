@@ -9,7 +9,7 @@
 //! life        create ─ side by side ─ ready ─ restart of the provider ─ stop ─ start ─ delete
 //! left        nothing is left of what was made
 //! ```
-//! What an advertiser promises is in `advertising.rs`. A check that needs the outcome of one that failed is not applicable. Whatever happens, also when the suite is broken off,
+//! What an advertiser promises is in `advertising.rs`, what a payment verifier does in `payments.rs`. A check that needs the outcome of one that failed is not applicable. Whatever happens, also when the suite is broken off,
 //! [`run`] removes what it had made. `record.rs` keeps the outcomes, the other modules are the checks.
 
 mod advertising;
@@ -17,6 +17,8 @@ mod expect;
 mod identity;
 mod left;
 mod life;
+mod meddling;
+mod payments;
 mod record;
 mod requests;
 
@@ -24,8 +26,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use self::record::Recorder;
 pub use self::record::{Check, Event, Observer, Outcome, Verdict};
+use self::{meddling::MeddledChain, record::Recorder};
 use super::{
     advertiser_component::AdvertiserComponent,
     harness::{Harness, Loaded},
@@ -133,7 +135,7 @@ pub async fn run_advertiser(
     report
 }
 
-/// Checks a payment verifier, on the chain that the harness has. Nothing is sent there.
+/// Checks a payment verifier, on the chains that the harness has. Nothing is sent there, and nothing is left.
 pub async fn run_payment_verifier(
     harness: &Harness,
     observer: Observer,
@@ -142,7 +144,16 @@ pub async fn run_payment_verifier(
     let kind = Kind::PaymentVerifier;
     let mut report = Report::new(kind);
     let mut recorder = Recorder::new(observer);
-    let work = identity::check(harness, kind, PaymentComponent::new, &mut recorder, &mut report);
+    let chain = Arc::new(MeddledChain::new(harness.chains()));
+    let harness = harness.clone().ethereum(Arc::<MeddledChain>::clone(&chain));
+    let work = async {
+        let plugin =
+            identity::check(&harness, kind, PaymentComponent::new, &mut recorder, &mut report)
+                .await?;
+        let mut bed = payments::Bed::new(plugin, chain);
+        payments::check(&mut bed, &harness, &mut recorder).await;
+        Some(())
+    };
     tokio::select! {
         _ = work => {}
         () = broken_off.cancelled() => report.interrupted = true,

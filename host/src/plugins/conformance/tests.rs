@@ -6,6 +6,10 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinHandle};
 
 use super::*;
+use crate::plugins::{
+    Ethereum, Failure, FailureKind,
+    ethereum::{ChainFailure, Receipt, RpcRefusal, Transaction},
+};
 
 fn component(name: &str) -> Vec<u8> {
     let file = Path::new(env!("GOLEM_PLUGINS_BUILD_DIR")).join(format!("{name}.wasm"));
@@ -274,4 +278,121 @@ async fn an_advertiser_whose_run_is_broken_off_withdraws_its_entry() {
     let report = run_advertiser(&harness, observer, &broken_off).await;
     assert!(report.interrupted && !report.passed());
     assert_eq!(entries(&harness), 0);
+}
+
+/// A chain on which nothing happens. Its contract knows all calls but one, and has told of one payout.
+struct Still;
+
+#[async_trait::async_trait]
+impl Ethereum for Still {
+    fn address(&self) -> String {
+        "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC".to_owned()
+    }
+
+    async fn sign_message(&self, _: &[u8]) -> Result<[u8; 65], Failure> {
+        Err(Failure::new(FailureKind::Internal, "nothing is signed"))
+    }
+
+    async fn request(&self, _: &str, method: &str, params: &str) -> Result<String, ChainFailure> {
+        let refusal = |message: &str| {
+            ChainFailure::Rpc(RpcRefusal { code: 3, message: message.to_owned(), data: None })
+        };
+        match method {
+            "eth_call" if params.contains("0xffffffff") => Err(refusal("no such function")),
+            "eth_call" => Ok(format!("\"0x{}\"", "0".repeat(9 * 64))),
+            "eth_getLogs" => {
+                let topics = json!([format!("0x{}", "aa".repeat(32))]);
+                Ok(json!([{ "topics": topics, "data": "0x" }]).to_string())
+            }
+            other => Err(refusal(other)),
+        }
+    }
+
+    async fn request_all(
+        &self,
+        chain: &str,
+        requests: &[(String, String)],
+    ) -> Result<Vec<Result<String, RpcRefusal>>, Failure> {
+        let mut answers = Vec::new();
+        for (method, params) in requests {
+            answers.push(match self.request(chain, method, params).await {
+                Ok(answer) => Ok(answer),
+                Err(ChainFailure::Rpc(refusal)) => Err(refusal),
+                Err(ChainFailure::Provider(failure)) => return Err(failure),
+            });
+        }
+        Ok(answers)
+    }
+
+    async fn send_transaction(
+        &self,
+        _: &str,
+        _: Transaction,
+        _: Duration,
+    ) -> Result<Receipt, ChainFailure> {
+        Err(ChainFailure::Provider(Failure::new(FailureKind::Internal, "nothing is sent")))
+    }
+}
+
+fn tollbooth(settings: serde_json::Value) -> Harness {
+    harness("tollbooth", settings).ethereum(Arc::new(Still))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_verifier_that_keeps_its_promises_passes() {
+    let report = run(&tollbooth(json!({}))).await;
+    assert!(report.passed(), "{:?}", report.counts());
+    assert!(report.outcomes.len() > 30, "only {} checks", report.outcomes.len());
+}
+
+/// Each of these is a payment verifier that keeps all promises but one.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_promise_of_a_payment_verifier_that_is_not_kept_is_noticed() {
+    for (fault, call, promise) in [
+        ("changes-terms", "get-terms", "always the same"),
+        ("terms-from-nodes", "get-terms", "as ever"),
+        ("takes-any-reference", "check-reference", "can name no payment"),
+        ("respells", "check-reference", "its own spelling"),
+        ("same-call", "collect", "another for each"),
+        ("no-gas", "collect", "honest limit"),
+        ("same-close", "close", "the same, or"),
+        ("collects-anything", "collect", "can name no payment"),
+        ("collects-elsewhere", "collect", "the contract takes it"),
+        ("invents-payouts", "payouts", "mean nothing"),
+        ("believes-anybody", "payouts", "other contracts"),
+        ("no-time", "read", "of no payments"),
+        ("ignores-confirmations", "read", "confirmations"),
+        ("names-twice", "changed-since", "names payments once"),
+        ("names-otherwise", "changed-since", "names payments once"),
+        ("stands-still", "changed-since", "names payments once"),
+        ("invents", "read", "never was"),
+        ("forgets", "read", "that the chain tells of"),
+        ("one-by-one", "read", "not one by one"),
+        ("reads-anything", "read", "can name no payment"),
+        ("sorts", "read", "in the order"),
+        ("flickers", "read", "side by side"),
+        ("overdrawn", "read", "more than was paid in"),
+        ("sends", "plugin", "sends no transaction"),
+        ("absent-when-down", "read", "no node answers"),
+        ("trusts-nonsense", "read", "talk nonsense"),
+        ("trusts-any-contract", "read", "another one"),
+        ("traps", "read", "of no payments"),
+    ] {
+        let report = run(&tollbooth(json!({ "fault": fault }))).await;
+        let reason = failure(&report, call, promise);
+        assert!(!report.passed(), "{fault}: {reason}");
+        eprintln!("{fault}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_verifier_without_a_chain_is_checked_as_far_as_that_goes() {
+    let contract = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
+    let report = run(&harness("stream-payment", json!({ "contract": contract }))).await;
+    let (passed, failed, not_applicable) = report.counts();
+    assert!(!report.passed() && failed == 0, "{:?}", report.counts());
+    assert!(passed > 8 && not_applicable > 10, "{:?}", report.counts());
+    let unset = run(&harness("stream-payment", json!({}))).await;
+    assert!(!unset.blocked && unset.counts().1 == 0, "{:?}", unset.counts());
+    assert!(unset.findings[0].message.contains("STREAM_PAYMENT_ADDRESS"));
 }

@@ -1,7 +1,7 @@
 //! `plugin new`: a project for a plugin, out of the files in `template/`.
 //!
-//! What it makes is a whole plugin whose machines, or listings, are only remembered: it builds, passes its own tests and the
-//! conformance suite, and has one file in which a hypervisor, or a place, takes the place of memory.
+//! What it makes is a whole plugin whose machines, listings or payments are only remembered: it builds, passes its own tests and
+//! what the conformance suite can try on it, and has one file in which a hypervisor, a place or a contract takes the place of memory.
 
 use std::{
     fs, io,
@@ -35,6 +35,8 @@ enum Kind {
     VmBackend,
     /// Lists the provider where requestors look
     DiscoveryAdvertiser,
+    /// Reads what requestors pay
+    PaymentVerifier,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -65,6 +67,16 @@ const fn template(kind: Kind, language: Language) -> &'static [(&'static str, &'
             ("src/entry.rs", include_str!("template/discovery-advertiser/src/entry.rs.in")),
             ("src/place.rs", include_str!("template/discovery-advertiser/src/place.rs.in")),
             ("src/settings.rs", include_str!("template/discovery-advertiser/src/settings.rs.in")),
+        ],
+        (Kind::PaymentVerifier, Language::Rust) => &[
+            ("Cargo.toml", include_str!("template/payment-verifier/Cargo.toml.in")),
+            ("plugin.toml", include_str!("template/payment-verifier/plugin.toml.in")),
+            ("README.md", include_str!("template/payment-verifier/README.md.in")),
+            (".gitignore", include_str!("template/gitignore.in")),
+            ("src/lib.rs", include_str!("template/payment-verifier/src/lib.rs.in")),
+            ("src/payment.rs", include_str!("template/payment-verifier/src/payment.rs.in")),
+            ("src/contract.rs", include_str!("template/payment-verifier/src/contract.rs.in")),
+            ("src/settings.rs", include_str!("template/payment-verifier/src/settings.rs.in")),
         ],
     }
 }
@@ -144,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_project_has_every_name_filled_in_and_takes_no_directory_that_is_there() {
-        for kind in [Kind::VmBackend, Kind::DiscoveryAdvertiser] {
+        for kind in [Kind::VmBackend, Kind::DiscoveryAdvertiser, Kind::PaymentVerifier] {
             let directory = tempfile::tempdir().unwrap();
             let project = directory.path().join("my-plugin");
             let sdk = dependency(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();

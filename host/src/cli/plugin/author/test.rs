@@ -1,6 +1,7 @@
 //! `plugin test`: runs the conformance suite on a file and prints what came of it, line by line as it happens.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use alloy::signers::local::PrivateKeySigner;
 use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,25 +17,31 @@ use tokio_util::sync::CancellationToken;
 
 use super::{super::show, Unusable, read, read_text};
 use crate::{
+    chains::{Chains, Nodes},
     plugins::{
         Kind, Severity,
         conformance::{self, Event, Outcome, Report, Verdict},
         harness::{self, Harness, HarnessError},
         manifest::{Ask, Manifest},
     },
+    settings::Secret,
     vms,
 };
 
 pub const ABOUT: &str = "\
 Checks that a plugin keeps what its kind promises: it is loaded as a provider loads it, and called with good and bad \
 input, again and again, side by side, and cut off in the middle. A VM backend makes real machines and removes them again. \
-An advertiser lists a provider that does not exist, for some seconds, at the place that --settings names.
+An advertiser lists a provider that does not exist, for some seconds, at the place that --settings names. A payment \
+verifier reads what is paid with on the chain that --chain names; nothing is sent there.
 
 Nothing of a provider on this machine is used: settings, files and durable values of the plugin are in a directory \
 that is gone afterwards, and the key that it signs with was made for this run. What the plugin asks for is shown first, and granted if you say so.
 
 Exit status: 0 everything is as promised, 1 something is not or could not be tried, 2 the command line or a file that \
 it names is wrong.";
+
+/// As plugins call them.
+const CHAINS: [&str; 2] = ["golem-base", "payments"];
 
 #[derive(Debug, Args)]
 pub struct Test {
@@ -45,6 +53,9 @@ pub struct Test {
     /// What to make machines from [default: the first image that the plugin offers]
     #[arg(long, value_name = "ALIAS")]
     image: Option<String>,
+    /// A node of a chain that the plugin asks, such as payments=http://127.0.0.1:8545; may be repeated [default: there is none]
+    #[arg(long = "chain", value_name = "NAME=URL", value_parser = parse_chain)]
+    chains: Vec<(String, Secret)>,
     /// Grant what the plugin asks for, without a question
     #[arg(long, visible_alias = "yes")]
     grant_all: bool,
@@ -70,6 +81,9 @@ impl Test {
             .map_err(unusable)?
             .deadlines(&as_the_provider_waits())
             .own_key();
+        if !self.chains.is_empty() {
+            harness = harness.ethereum(Arc::new(self.chains()?));
+        }
         if let Some(file) = &self.settings {
             harness = harness
                 .configured(&read_text(file)?)
@@ -100,6 +114,16 @@ impl Test {
             eprintln!("The plugin's directory is in {}", harness.root().display());
         }
         Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// The named nodes, with a key that was made for this and belongs to nobody.
+    fn chains(&self) -> Result<Chains, Unusable> {
+        let mut urls: BTreeMap<String, Vec<Secret>> = BTreeMap::new();
+        for (name, url) in &self.chains {
+            urls.entry(name.clone()).or_default().push(url.clone());
+        }
+        let nodes = Nodes::new(&urls).map_err(|error| Unusable(error.to_string()))?;
+        Ok(Chains::new(nodes, PrivateKeySigner::random(), u128::MAX))
     }
 
     async fn check(&self, harness: &Harness) -> Report {
@@ -139,6 +163,17 @@ impl Test {
         let read = std::io::stdin().lock().read_line(&mut answer);
         Ok(read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
+}
+
+/// `payments=http://127.0.0.1:8545`.
+fn parse_chain(text: &str) -> Result<(String, Secret), String> {
+    let wrong = || "it is not NAME=URL, such as payments=http://127.0.0.1:8545".to_owned();
+    let (name, url) = text.split_once('=').ok_or_else(wrong)?;
+    let is_url = url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    if !CHAINS.contains(&name) {
+        return Err(format!("there is no chain `{name}`; known are {}", CHAINS.join(", ")));
+    }
+    is_url.then(|| (name.to_owned(), Secret::new(url))).ok_or_else(wrong)
 }
 
 /// Ctrl-C, or SIGTERM: machines that were made are removed before this program ends.
@@ -207,7 +242,7 @@ impl Screen {
     }
 }
 
-const CALL_WIDTH: usize = 12;
+const CALL_WIDTH: usize = 15;
 const PROMISE_WIDTH: usize = 72;
 
 fn line(outcome: &Outcome) -> String {
