@@ -290,6 +290,7 @@ impl Node {
             proxy: proxy.clone(),
             advertising: advertising.clone(),
             verifiers: verifiers.clone(),
+            streams: streams.clone(),
             prices: pricing.watch(),
             reachability,
         };

@@ -13,7 +13,8 @@
 //! [`DiscoveryServer`], and on a chain with entries of providers ([`GolemBase`]). `vm_life.rs` boots a few real machines, and is one
 //! program so that no two programs boot at the same time; it needs the image that `cargo xtask image` builds. A chain
 //! ([`Anvil`]) and the programs in [`tools`] stand for the Golem Network; `cargo xtask network` installs them.
-//! What payments are made with is in [`contracts`]: `stream_contract.rs` holds it against answers that were recorded elsewhere.
+//! What payments are made with is in [`contracts`]: `stream_contract.rs` holds it against answers that were recorded elsewhere;
+//! `payments.rs` rents on a [`Market`], over a [`Wire`] that can be cut.
 //! `advertisers.rs` has places of its own to be listed with, `other_languages.rs` a [`Noticeboard`], and a plugin that `cargo xtask examples` builds. `plugin_conformance.rs` and `plugin_tutorial.rs` are for authors of plugins.
 
 pub mod anvil;
@@ -29,6 +30,7 @@ mod discovery_server;
 mod golem_base;
 mod images;
 mod load;
+pub mod market;
 pub mod mounts;
 pub mod multipass;
 pub mod network;
@@ -43,6 +45,7 @@ mod ssh;
 mod stand_in;
 pub mod tools;
 pub mod wait;
+mod wire;
 
 pub use anvil::Anvil;
 pub use background::Background;
@@ -56,6 +59,7 @@ pub use discovery_server::DiscoveryServer;
 pub use golem_base::GolemBase;
 pub use images::{DEFAULT_IMAGE, Image};
 pub use load::Requests;
+pub use market::Market;
 pub use multipass::Multipass;
 pub use noticeboard::Noticeboard;
 pub use paper::Paper;
@@ -63,3 +67,4 @@ pub use price_source::PriceSource;
 pub use provider::{Daemon, Ended, Provider, Setup};
 pub use ssh::{Key, KeyKind, Output, Ssh};
 pub use stand_in::{GREETING, StandIn};
+pub use wire::Wire;

@@ -110,9 +110,5 @@ pub async fn whom_to_pay(client: &Client) -> Result<(Address, Address, Address)>
     let address = |field: &str| -> Result<Address> {
         info[field].as_str().and_then(|text| text.parse().ok()).with_context(|| format!("{info}"))
     };
-    Ok((
-        address("provider_id")?,
-        address("stream_payment_address")?,
-        address("glm_token_address")?,
-    ))
+    Ok((address("provider_id")?, address("stream_payment_address")?, address("glm_token_address")?))
 }

@@ -6,6 +6,7 @@ use alloy::primitives::{Address, U256};
 use anyhow::{Context, Result, ensure};
 use golem_provider_tests::{
     Answer, Client, Paper, Provider, Setup, StandIn, Wire,
+    anvil::ACCOUNTS,
     contracts::{NewStream, account},
     market::{self, Market, PROVIDER, REQUESTOR},
     wait,
@@ -96,7 +97,8 @@ impl Rental {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_made_only_on_a_stream_that_pays_for_it() -> Result<()> {
-    let rental = Rental::begin().await?;
+    let no_coin = |setup: Setup| setup.with("PLUGIN_STREAM_PAYMENT__ACCEPT_COIN", "false");
+    let rental = Rental::begin_with(no_coin).await?;
     let Rental { market, rate, .. } = &rental;
     let (payee, contract, token) = market::whom_to_pay(rental.client()).await?;
     ensure!(payee == account(PROVIDER) && contract == market.contract.address);
@@ -112,7 +114,8 @@ async fn a_machine_is_made_only_on_a_stream_that_pays_for_it() -> Result<()> {
     let cheap = open(NewStream { wei_per_second: rate - 3, ..good }).await?;
     let elsewhere = open(NewStream { recipient: account(0), ..good }).await?;
     let coin = open(NewStream { token: Address::ZERO, ..good }).await?;
-    let short = open(NewStream { deposit_wei: U256::from(*rate) * U256::from(600), ..good }).await?;
+    let short =
+        open(NewStream { deposit_wei: U256::from(*rate) * U256::from(600), ..good }).await?;
     let halted = open(good).await?;
     market.contract.halt(&market.chain, halted).await?;
     let ended = open(good).await?;
@@ -142,10 +145,8 @@ async fn a_machine_is_made_only_on_a_stream_that_pays_for_it() -> Result<()> {
     let larger = json!({ "name": "larger", "size": "medium", "stream_id": u64::try_from(stream)? });
     let larger = rental.client().post("/vms", &larger).await?.refusal(400)?;
     ensure!(larger.contains("a machine of this size costs"), "{larger}");
-    let (one, other) = tokio::try_join!(
-        rental.ask("twin-a", Some(stream)),
-        rental.ask("twin-b", Some(stream))
-    )?;
+    let (one, other) =
+        tokio::try_join!(rental.ask("twin-a", Some(stream)), rental.ask("twin-b", Some(stream)))?;
     let mut codes = [one.status, other.status];
     codes.sort_unstable();
     ensure!(codes[0] / 100 == 2 && codes[1] == 400, "{} {}", one.text, other.text);
@@ -226,7 +227,8 @@ async fn what_is_halted_or_terminated_stops_soon_and_goes_after_its_time() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_is_away_stops_only_what_is_not_paid_any_more_and_makes_nothing() -> Result<()> {
+async fn a_chain_that_is_away_stops_only_what_is_not_paid_any_more_and_makes_nothing() -> Result<()>
+{
     let mut rental = Rental::begin_with(|setup| {
         setup.with("STREAM_MIN_REMAINING_SECONDS", 0).with("STREAM_RETENTION_SECONDS", 0)
     })
@@ -318,8 +320,22 @@ async fn the_operators_own_machines_need_no_stream() -> Result<()> {
     let file = rental.provider.data_dir().join("body.json");
     std::fs::write(&file, &body)?;
     let file = file.to_string_lossy();
+    let key = rental.provider.data_dir().join("own.key");
+    std::fs::write(&key, ACCOUNTS[PROVIDER].1)?;
+    let (key, provider) = (key.to_string_lossy(), account(PROVIDER).to_checksum(None));
     let sign = async |method: &str, path: &str, body: &[&str]| -> Result<String> {
-        let command = ["sign-request", "--json", "--method", method, "--path", path];
+        let command = [
+            "sign-request",
+            "--json",
+            "--method",
+            method,
+            "--path",
+            path,
+            "--provider",
+            &provider,
+            "--key-file",
+            &key,
+        ];
         let signed = rental.provider.command(&[&command[..], body].concat()).await?.json(0)?;
         Ok(signed["authorization"].as_str().context("no line")?.to_owned())
     };

@@ -28,6 +28,7 @@ pub fn at_rest(settings: &Settings, listed: Vec<Listed>) -> Status {
         plugins: plugins::section_at_rest(listed),
         network: None,
         prices: None,
+        payments: None,
         proxy: None,
         start: Some(start),
     })

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    NetworkSection, PluginState, PluginsSection, ResourcesSection, Sections, StartSection,
-    VmsSection,
+    NetworkSection, PaymentsSection, PluginState, PluginsSection, ResourcesSection, Sections,
+    StartSection, VmsSection,
 };
 use crate::{
     discovery::{AdvertiserState, Visibility},
@@ -38,8 +38,17 @@ pub enum Severity {
 
 /// Everything that is wrong, the worst first.
 pub(super) fn issues(sections: &Sections) -> Vec<Issue> {
-    let Sections { provider: _, resources, vms, plugins, network, prices: _, proxy: _, start } =
-        sections;
+    let Sections {
+        provider: _,
+        resources,
+        vms,
+        plugins,
+        network,
+        prices: _,
+        payments,
+        proxy: _,
+        start,
+    } = sections;
     let mut found = Vec::new();
     match start {
         Some(start) => of_start(start, vms, &mut found),
@@ -52,6 +61,9 @@ pub(super) fn issues(sections: &Sections) -> Vec<Issue> {
             if let Some(network) = network {
                 of_reachability(network, &mut found);
                 of_advertisers(network, &mut found);
+            }
+            if let Some(payments) = payments {
+                of_payments(payments, &mut found);
             }
         }
     }
@@ -252,6 +264,32 @@ fn of_reachability(section: &NetworkSection, found: &mut Vec<Issue>) {
             "vms-cut-off",
             format!("requestors cannot reach their machines on ports {}", ranges(&ssh.vms_cut_off)),
             PORTS_REMEDY,
+        ));
+    }
+}
+
+fn of_payments(section: &PaymentsSection, found: &mut Vec<Issue>) {
+    if let Some(reason) = &section.blocked {
+        found.push(issue(
+            Severity::Critical,
+            "payments-unreadable",
+            format!("no machine can be made that has to be paid for: {reason}"),
+            "look at GOLEM_PROVIDER_STREAM_PAYMENT_ADDRESS, GOLEM_PROVIDER_POLYGON_RPC_URL and `golem-provider plugin list`, and start the provider again",
+        ));
+    } else if let Some(reason) = &section.silent {
+        found.push(issue(
+            Severity::Warning,
+            "chain-silent",
+            format!("streams cannot be read: {reason}"),
+            "machines go on as long as was paid by the last answer, and none is made meanwhile; a further node can be set with GOLEM_PROVIDER_POLYGON_RPC_URL",
+        ));
+    }
+    if !section.unpaid.is_empty() && !section.monitor_enabled {
+        found.push(issue(
+            Severity::Warning,
+            "unpaid-machines",
+            format!("nobody pays any more for {}", section.unpaid.join(", ")),
+            "golem-provider config monitor --enable stops such machines",
         ));
     }
 }

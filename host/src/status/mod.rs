@@ -18,6 +18,7 @@ mod at_rest;
 mod issues;
 mod network;
 mod observer;
+mod payments;
 mod plugins;
 mod vms;
 
@@ -30,6 +31,7 @@ pub use at_rest::at_rest;
 pub use issues::{Issue, Severity};
 pub use network::NetworkSection;
 pub use observer::{Observer, ObserverParts};
+pub use payments::PaymentsSection;
 pub use plugins::{FailingFunction, PluginLine, PluginState, state_of};
 pub use vms::{Traffic, VmLine, VmsSection};
 
@@ -89,6 +91,8 @@ pub struct Sections {
     pub network: Option<NetworkSection>,
     /// Absent where the provider does not run.
     pub prices: Option<Prices>,
+    /// Absent where the provider does not run, or takes no payments.
+    pub payments: Option<PaymentsSection>,
     /// Absent where the provider does not run.
     pub proxy: Option<ProxySection>,
     /// What would be in the way of a start; absent where the provider runs.

@@ -6,18 +6,22 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
-    NetworkSection, ProviderSection, ResourcesSection, Running, Sections, Status, plugins, vms,
+    NetworkSection, PaymentsSection, ProviderSection, ResourcesSection, Running, Sections, Status,
+    plugins, vms,
 };
 use crate::{
     discovery::Advertising,
-    payments::{pricing::Prices, streams::Verifiers},
+    payments::{
+        pricing::Prices,
+        streams::{Streams, Verifiers},
+    },
     plugins::catalog::Catalog,
     ports::verification::Reachability,
     proxy::Proxy,
     resources::Minimums,
     settings::Settings,
     telemetry::LogTarget,
-    vms::VmService,
+    vms::{Phase, VmService},
 };
 
 /// Looks at everything that a status is made of. Clones look at the same.
@@ -38,6 +42,8 @@ pub struct ObserverParts {
     pub proxy: Proxy,
     pub advertising: Advertising,
     pub verifiers: Verifiers,
+    /// Absent where no payments are taken.
+    pub streams: Option<Streams>,
     pub prices: watch::Receiver<Prices>,
     pub reachability: watch::Receiver<Reachability>,
 }
@@ -82,6 +88,11 @@ impl Observer {
                 &parts.advertising,
             )),
             prices: Some(parts.prices.borrow().clone()),
+            payments: parts.streams.as_ref().map(|streams| {
+                let running = parts.vms.list().into_iter().filter(|vm| vm.phase == Phase::Running);
+                let machines: Vec<_> = running.map(|vm| (vm.id.clone(), vm.name.clone())).collect();
+                PaymentsSection::of(streams, &machines)
+            }),
             proxy: Some(proxy),
             start: None,
         })

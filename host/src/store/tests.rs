@@ -92,7 +92,7 @@ async fn whom_vms_and_jobs_belong_to_is_there_after_a_restart() {
         let mut record = record(&format!("vm-{port}"), port);
         record.vm.ownership = ownership;
         let job = job(&record);
-        store.admit(record, job, None).await.unwrap();
+        store.admit(record, job, None, None).await.unwrap();
     }
     store.close().await;
     let at_rest = vms_at_rest(directory.path()).unwrap().unwrap();

@@ -14,8 +14,8 @@ use crate::{
     ports::verification::ranges,
     resources::Amounts,
     status::{
-        Health, Issue, NetworkSection, PluginLine, PluginState, PluginsSection, ProviderSection,
-        ProxySection, ResourcesSection, Severity, Status, VmLine, VmsSection,
+        Health, Issue, NetworkSection, PaymentsSection, PluginLine, PluginState, PluginsSection,
+        ProviderSection, ProxySection, ResourcesSection, Severity, Status, VmLine, VmsSection,
     },
     telemetry::LogTarget,
 };
@@ -27,6 +27,7 @@ pub fn of(status: &Status, now: Timestamp, width: usize) -> String {
     parts.extend(sections.resources.as_ref().map(resources));
     parts.extend(sections.network.as_ref().map(|section| network(section, now, width)));
     parts.extend(sections.prices.as_ref().map(|section| prices(section, now, width)));
+    parts.extend(sections.payments.as_ref().map(|section| payments(section, width)));
     parts.push(vms(&sections.vms, now, width));
     parts.push(plugins(&sections.plugins, now, width));
     parts.extend(sections.proxy.as_ref().map(|section| proxy(section, width)));
@@ -170,6 +171,20 @@ fn listed(advertiser: &AdvertiserReport, now: Timestamp) -> String {
         sentence += &format!("; tried again in {}", until(next, now));
     }
     sentence
+}
+
+fn payments(section: &PaymentsSection, width: usize) -> String {
+    let counted = section.machines.iter();
+    let counted: Vec<String> = counted
+        .map(|(state, count)| format!("{count} {}", state.name().replace('_', " ")))
+        .collect();
+    let streams = if counted.is_empty() { "none".to_owned() } else { counted.join(", ") };
+    let monitor = match section.monitor_enabled {
+        true => "machines stop when nobody pays",
+        false => "machines go on when nobody pays",
+    };
+    let sentence = format!("streams of running machines: {streams}; {monitor}");
+    wrapped(&format!("{}  ", heading("PAYMENTS")), &sentence, width)
 }
 
 fn prices(section: &Prices, now: Timestamp, width: usize) -> String {
@@ -384,6 +399,7 @@ mod tests {
             },
             network: None,
             prices: None,
+            payments: None,
             proxy: Some(ProxySection::default()),
             start: None,
         })

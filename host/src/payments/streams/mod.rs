@@ -152,6 +152,11 @@ impl Streams {
         self.0.gate.verifiers.current().err().map(|missing| missing.reason)
     }
 
+    /// Are machines stopped that nobody pays for?
+    pub fn monitor_enabled(&self) -> bool {
+        self.0.rules.borrow().monitor.enabled
+    }
+
     /// The stream of a machine as it stands now, freshly read where that is possible. Absent where it has none.
     pub async fn view(&self, vm_id: &str) -> Option<StreamView> {
         let stream = self.0.book.of_vm(vm_id).or(self.0.of_vm_in_store(vm_id).await)?;

@@ -29,7 +29,7 @@ use crate::{
     },
     settings::{StreamMonitorSettings, WithdrawalSettings},
     store::{JobRecord, StoreError, VmRecord},
-    vms::model::{Job, JobStatus, Phase, Resources, Vm},
+    vms::model::{Job, JobStatus, Ownership, Phase, Resources, Vm},
 };
 
 const CONTRACT: Address = Address::repeat_byte(0xc0);
@@ -211,6 +211,7 @@ impl Fixture {
         let vm = Vm {
             id: format!("golem-{name}"),
             name: name.to_owned(),
+            ownership: Ownership::Payer(ticket.payer()),
             backend: "memory".to_owned(),
             phase: Phase::Creating,
             resources: Resources::new(1, 1, 10).unwrap(),
@@ -225,6 +226,7 @@ impl Fixture {
         let job = Job {
             id: Uuid::new_v4(),
             vm_name: name.to_owned(),
+            ownership: Ownership::Payer(ticket.payer()),
             status: JobStatus::Creating,
             error: None,
             created_at: now,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::funding::{Funding, overdrawn, sensible};
 use crate::plugins::payment_verifier::{Payment, Standing};
@@ -188,7 +188,7 @@ pub enum Evidence<'a> {
 }
 
 /// How a machine's payment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentState {
     Funded,

@@ -76,6 +76,7 @@ fn healthy() -> Sections {
         },
         network: None,
         prices: None,
+        payments: None,
         proxy: Some(ProxySection::default()),
         start: None,
     }
@@ -274,4 +275,33 @@ fn a_status_reads_back_as_it_was_written() {
     let status = Status::of(healthy());
     let text = serde_json::to_string(&status).unwrap();
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+}
+
+fn paid() -> PaymentsSection {
+    PaymentsSection {
+        blocked: None,
+        silent: None,
+        monitor_enabled: true,
+        machines: std::collections::BTreeMap::new(),
+        unpaid: Vec::new(),
+    }
+}
+
+#[test]
+fn payments_that_cannot_be_read_or_are_not_made_are_told() {
+    let told = |section: PaymentsSection| {
+        let status = Status::of(Sections { payments: Some(section), ..healthy() });
+        let codes = status.issues.into_iter().map(|issue| issue.code);
+        codes.filter(|code| code != "not-advertised").collect::<Vec<_>>()
+    };
+    let silent = Some("no node answers".to_owned());
+    let unpaid = vec!["web".to_owned()];
+    assert!(told(paid()).is_empty());
+    assert_eq!(told(PaymentsSection { silent: silent.clone(), ..paid() }), ["chain-silent"]);
+    let blocked = PaymentsSection { blocked: Some("no contract".to_owned()), silent, ..paid() };
+    assert_eq!(told(blocked), ["payments-unreadable"]);
+    // The monitor is about to stop it.
+    assert!(told(PaymentsSection { unpaid: unpaid.clone(), ..paid() }).is_empty());
+    let nobody = PaymentsSection { unpaid, monitor_enabled: false, ..paid() };
+    assert_eq!(told(nobody), ["unpaid-machines"]);
 }
