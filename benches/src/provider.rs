@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use golem_provider::{
     api::{Api, ApiState},
+    owners::Gatekeeper,
     payments::pricing::Prices,
     plugins::{
         Failure, VmBackend,
@@ -66,8 +67,9 @@ impl Provider {
         let rules = Rules { thresholds: everything, ..Rules::default() };
         let ports = golem_provider_tests::ports::free_block()?.ssh;
         let bind = [127, 0, 0, 1].into();
+        let store = Store::open(directory.path()).await?;
         let vms = VmService::start(VmServiceParts {
-            store: Store::open(directory.path()).await?,
+            store: store.clone(),
             proxy: Proxy::new(ProxyConfig { bind, ..ProxyConfig::default() }),
             backends: Backends::new(Arc::new(MemoryBackend::default()), Vec::new()),
             resources: Tracker::new(rules, monitor),
@@ -80,7 +82,10 @@ impl Provider {
         .await?;
         let id = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
         let prices = watch::Sender::new(Prices::new(settings.pricing.usd, None)).subscribe();
-        let api = Api::new(ApiState::new(&settings, id.to_owned(), vms, prices));
+        let state = ApiState::new(&settings, id.to_owned(), vms, prices);
+        // As it is in what operators run, so that every request is looked at for a signature.
+        let gatekeeper = Gatekeeper::open(id.parse()?, store).await?;
+        let api = Api::new(state.with_gatekeeper(gatekeeper));
         Ok(Provider { api, _directory: directory })
     }
 }

@@ -212,7 +212,9 @@ impl FromRequestParts<AnyState> for ThisVm {
         })?;
         let id = params.iter().find(|(name, _)| *name == "id").map_or("jobs", |(_, id)| id);
         let vm = state.vms.get(id)?;
-        check_owner(vm.ownership, Caller::of(parts), "this VM")?;
+        if vm.ownership.is_proven() {
+            check_owner(vm.ownership, Caller::of(parts), "this VM")?;
+        }
         Ok(Self(vm))
     }
 }
