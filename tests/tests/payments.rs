@@ -204,7 +204,7 @@ async fn a_stream_that_ends_stops_its_machine_and_money_brings_it_back() -> Resu
 async fn what_is_halted_or_terminated_stops_soon_and_goes_after_its_time() -> Result<()> {
     // The interval is long: it is the contract's events that are reacted to.
     let rental = Rental::begin_with(|setup| {
-        setup.with("STREAM_MONITOR_INTERVAL_SECONDS", 30).with("STREAM_RETENTION_SECONDS", 20)
+        setup.with("STREAM_MONITOR_INTERVAL_SECONDS", 15).with("STREAM_RETENTION_SECONDS", 10)
     })
     .await?;
     let Rental { market, .. } = &rental;
@@ -219,6 +219,13 @@ async fn what_is_halted_or_terminated_stops_soon_and_goes_after_its_time() -> Re
     rental.until("ended", "stopped", "terminated").await?;
     let refused = rental.start("ended").await?.refusal(400)?;
     ensure!(refused.contains("terminated"), "{refused}");
+    // Whoever pays again has it again.
+    let another = rental.stream(4 * HOUR).await?;
+    let body = json!({ "stream_id": u64::try_from(another)? });
+    rental.client().post("/vms/ended/start", &body).await?.expect(200)?;
+    rental.until("ended", "running", "funded").await?;
+    market.contract.terminate(&market.chain, account(REQUESTOR), another).await?;
+    rental.until("ended", "stopped", "terminated").await?;
     wait::until("both are deleted", Duration::from_secs(120), PAUSE, async || {
         let left = rental.client().get("/vms").await?.expect(200)?;
         Ok((left == json!([])).then_some(()))
@@ -254,6 +261,8 @@ async fn a_chain_that_is_away_stops_only_what_is_not_paid_any_more_and_makes_not
     rental.until("short", "stopped", "ran_out").await?;
     rental.until("long", "running", "funded").await?;
     rental.wire.mend();
+    // Blocks went on meanwhile.
+    rental.market.chain.rpc("evm_mine", json!([])).await?;
     wait::until("the short one is deleted", SOON, PAUSE, async || {
         Ok((rental.client().get("/vms/short").await?.status == 404).then_some(()))
     })
@@ -307,8 +316,13 @@ async fn a_contract_that_is_none_is_found_at_the_start_and_makes_no_machine() ->
         let stream = rental.stream(4 * HOUR).await?;
         let refused = rental.ask("mine", Some(stream)).await?.refusal(503)?;
         ensure!(refused.contains(part), "{refused}");
-        let status = rental.provider.command(&["status", "--json"]).await?;
-        ensure!(status.code(1)?.stdout.contains(part), "{}", status.stdout);
+        let issue = wait::until("status says so", SOON, PAUSE, async || {
+            let status = rental.provider.command(&["status", "--json"]).await?.json(1)?;
+            let issues = status["issues"].as_array().cloned().unwrap_or_default();
+            Ok(issues.into_iter().find(|issue| issue["code"] == "payments-unreadable"))
+        })
+        .await?;
+        ensure!(issue["sentence"].as_str().is_some_and(|text| text.contains(part)), "{issue}");
     }
     Ok(())
 }

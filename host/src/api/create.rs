@@ -52,11 +52,7 @@ impl PartialSchema for CreateBody {
                             "description": "Which of the provider's backends makes the machine; its default where none is given.",
                         },
                         "ssh_key": key_schema("An OpenSSH public key that logs in as root. One can be added later.", true),
-                        "stream_id": {
-                            "type": ["integer", "string", "null"], "minimum": 0, "maximum": u64::MAX,
-                            "minLength": 1, "maxLength": MAX_STREAM_LENGTH, "pattern": "^[!-~]+$",
-                            "description": "The payment stream, where the provider takes payments. As a text where its number passes 64 bits.",
-                        },
+                        "stream_id": stream_schema(),
                     },
                 },
                 {
@@ -130,6 +126,14 @@ impl ToSchema for KeyBody {
     fn name() -> Cow<'static, str> {
         "AddSshKey".into()
     }
+}
+
+fn stream_schema() -> Value {
+    json!({
+        "type": ["integer", "string", "null"], "minimum": 0, "maximum": u64::MAX,
+        "minLength": 1, "maxLength": MAX_STREAM_LENGTH, "pattern": "^[!-~]+$",
+        "description": "The payment stream, where the provider takes payments. As a text where its number passes 64 bits.",
+    })
 }
 
 fn key_schema(description: &str, or_null: bool) -> Value {
@@ -231,6 +235,41 @@ fn stream(fields: &Fields<'_>, problems: &mut Problems) -> Option<String> {
         problems.add(fields.location(NAME), "value_error", msg);
     }
     Some(text.to_owned())
+}
+
+/// What a client may say when it starts a VM, read by [`read_start`].
+pub struct StartBody;
+
+impl PartialSchema for StartBody {
+    fn schema() -> RefOr<Schema> {
+        openapi::schema(json!({
+            "description": "Another stream that is to pay from now on, in the place of one that has ended. May be left out.",
+            "type": "object",
+            "properties": {"stream_id": stream_schema()},
+        }))
+    }
+}
+
+impl ToSchema for StartBody {
+    fn name() -> Cow<'static, str> {
+        "StartVm".into()
+    }
+}
+
+/// The stream that is to pay from now on, where one is named.
+///
+/// # Errors
+/// 422 with everything that is wrong.
+pub fn read_start(body: &[u8]) -> Result<Option<String>, ApiError> {
+    // Clients from before have nothing to say.
+    if body.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let object = fields::object(body)?;
+    let mut problems = Problems::default();
+    let stream = stream(&Fields::of(&object), &mut problems);
+    problems.check()?;
+    Ok(stream)
 }
 
 /// Reads an SSH key, or says what is wrong with it.

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     payments::streams::PaymentStatus,
-    vms::{NewVm, Ownership, Phase, Resources, Vm},
+    vms::{NewVm, Ownership, Phase, Resources, Vm, VmError},
 };
 
 /// What handlers are given.
@@ -421,15 +421,18 @@ pub async fn stop(State(state): State<AnyState>, ThisVm(vm): ThisVm) -> Result<R
 /// Start a VM
 ///
 /// Answers when SSH does. One that runs already goes on. One that a stream pays for starts only if that goes on paying: top it up
-/// where it does not.
+/// where it does not, or name another one.
 #[utoipa::path(post, path = "/vms/{id}/start", context_path = "/api/v1", tag = "vms",
-    params(("id" = String, Path, description = "Name or instance id")),
+    params(("id" = String, Path, description = "Name or instance id")), request_body(content = Option<create::StartBody>),
     responses(
         (status = 200, body = VmBody),
         (status = 400, description = "A stream that does not pay any more, or a backend that refuses", body = ErrorBody),
         (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, body = ErrorBody),
+        (status = 408, description = "The body came too slowly", body = ErrorBody),
         (status = 409, description = "Another change is under way, or the VM cannot be started", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 422, description = "The request is wrong", body = ValidationBody),
         (status = 501, description = "The backend cannot do that", body = ErrorBody),
         (status = 502, description = "The backend failed", body = ErrorBody),
         (status = 503, description = "The backend cannot work now", body = ErrorBody),
@@ -437,12 +440,22 @@ pub async fn stop(State(state): State<AnyState>, ThisVm(vm): ThisVm) -> Result<R
     ))]
 pub async fn start(
     State(state): State<AnyState>,
+    Caller(signer): Caller,
     ThisVm(vm): ThisVm,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
-    if let Some(streams) = &state.streams
-        && vm.phase != Phase::Running
-    {
-        streams.may_start(&vm.id).await?;
+    let another = create::read_start(&body)?;
+    if let Some(streams) = state.streams.as_ref().filter(|streams| streams.demand(signer)) {
+        match another {
+            Some(another) => {
+                let ticket = streams.admit(Some(&another), vm.resources.into()).await?;
+                // It goes on belonging to whom it belonged to.
+                Ownership::of(vm.ownership.owner(), Some(ticket.payer()))?;
+                streams.rebind(ticket, &vm.id, &vm.name).await.map_err(VmError::from)?;
+            }
+            None if vm.phase != Phase::Running => streams.may_start(&vm.id).await?,
+            None => {}
+        }
     }
     let vm = state.vms.start_vm(&vm.id).await?;
     state.streams_have_changed();

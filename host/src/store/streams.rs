@@ -31,6 +31,21 @@ impl Store {
         .await
     }
 
+    /// Binds another stream to a machine that there is; the one that paid for it before is let go.
+    pub async fn rebind_stream(&self, stream: Stream) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            let known: Option<i64> = transaction
+                .query_row("SELECT 1 FROM vms WHERE id = ?1", [&stream.vm_id], |row| row.get(0))
+                .optional()?;
+            if known.is_none() {
+                return Err(StoreError::NoRecord(format!("VM {}", stream.vm_id)));
+            }
+            release(transaction, &stream.vm_id)?;
+            bind(transaction, &stream)
+        })
+        .await
+    }
+
     /// Writes down what was read of streams, and what followed. Whose machine they are, and whether it is gone, is not changed.
     pub async fn save_streams(&self, streams: Vec<Stream>) -> Result<(), StoreError> {
         self.write(move |transaction| {

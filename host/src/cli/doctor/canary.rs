@@ -32,6 +32,7 @@ use crate::{
     cli::print::Waiting,
     doctor::Check,
     owners::{self, Address, Asked, Credentials, Nonce},
+    payments::Wallet,
     settings::{Origin, Settings},
     store,
 };
@@ -69,7 +70,7 @@ pub async fn boot(settings: &Settings, waiting: &Waiting) -> Canary {
     match super::running(settings).await {
         Some(status) => {
             let api = on_this_computer(status.sections.provider.api);
-            canary.through(api, waiting).await;
+            canary.through(api, settings, waiting).await;
         }
         None => canary.through_one_of_its_own(settings, waiting).await,
     }
@@ -98,7 +99,7 @@ impl Canary {
         match unless_interrupted(provider.answers()).await {
             Ok(()) => {
                 self.done("canary start", begun, "a provider for the purpose answers");
-                self.through(provider.api, waiting).await;
+                self.through(provider.api, settings, waiting).await;
             }
             Err(error) => {
                 let error = error.context(provider.last_words());
@@ -111,10 +112,10 @@ impl Canary {
         }
     }
 
-    async fn through(&mut self, api: SocketAddr, waiting: &Waiting) {
+    async fn through(&mut self, api: SocketAddr, settings: &Settings, waiting: &Waiting) {
         let login = Login::prepare().await;
         let key = login.as_ref().map_or_else(|_| None, |login| Some(login.public.clone()));
-        let requestor = match Requestor::of(api).await {
+        let requestor = match Requestor::of(api, settings).await {
             Ok(requestor) => requestor,
             Err(error) => {
                 return self.failed("canary", &error, "`golem-provider status` may say more");
@@ -219,7 +220,8 @@ struct Requestor {
 }
 
 impl Requestor {
-    async fn of(api: SocketAddr) -> anyhow::Result<Requestor> {
+    /// Where machines have to be paid for, the provider's own key makes one without a stream; else nobody's key does.
+    async fn of(api: SocketAddr, settings: &Settings) -> anyhow::Result<Requestor> {
         let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_DEADLINE).build()?;
         let number = uuid::Uuid::new_v4().simple().to_string();
         let name = format!("doctor-{}", &number[..8]);
@@ -229,7 +231,15 @@ impl Requestor {
         // On this computer there is nobody in between who could put another address there.
         let provider = info["provider_id"].as_str().and_then(owners::address);
         let provider = provider.context("the provider does not say who it is")?;
-        Ok(Requestor { http, origin, name, key: PrivateKeySigner::random(), provider })
+        let key = match settings.payments.verifier {
+            Some(_) => {
+                let wallet = settings.wallet.clone();
+                let opening = tokio::task::spawn_blocking(move || Wallet::open(&wallet));
+                opening.await?.context("a machine has to be paid for")?.signer().clone()
+            }
+            None => PrivateKeySigner::random(),
+        };
+        Ok(Requestor { http, origin, name, key, provider })
     }
 
     async fn send(

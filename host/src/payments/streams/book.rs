@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::model::{PaymentStatus, Stream, StreamKey};
+use super::{
+    gate::GateError,
+    model::{PaymentStatus, Stream, StreamKey},
+    verifiers::NoVerifier,
+};
 
 /// What is known of streams. What it says was read or written somewhere else before.
 #[derive(Default)]
@@ -17,8 +21,37 @@ struct Pages {
     streams: HashMap<StreamKey, Stream>,
     /// By instance id.
     statuses: HashMap<String, Arc<PaymentStatus>>,
-    /// The last attempt to read found nobody. With why.
-    silent: Option<String>,
+    /// Why the last attempt to read came to nothing, if so.
+    trouble: Option<Trouble>,
+}
+
+/// Why streams cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The chain does not answer; it may later.
+    Silent(String),
+    /// The operator has to mend something first, such as the contract's address.
+    Misconfigured(String),
+}
+
+impl Trouble {
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Silent(reason) | Self::Misconfigured(reason) => reason,
+        }
+    }
+}
+
+impl From<GateError> for Trouble {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::ChainSilent { reason } => Self::Silent(reason),
+            GateError::NoVerifier(NoVerifier { reason }) | GateError::Misconfigured { reason } => {
+                Self::Misconfigured(reason)
+            }
+            other => Self::Misconfigured(other.to_string()),
+        }
+    }
 }
 
 impl Book {
@@ -40,13 +73,13 @@ impl Book {
         self.read(|pages| pages.streams.keys().any(|key| key.reference == reference))
     }
 
-    /// Why the chain cannot be asked, as of the last attempt.
-    pub fn silent(&self) -> Option<String> {
-        self.read(|pages| pages.silent.clone())
+    /// Why streams cannot be read, as of the last attempt.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.read(|pages| pages.trouble.clone())
     }
 
-    pub fn set_silent(&self, reason: Option<String>) {
-        self.write(|pages| pages.silent = reason);
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.write(|pages| pages.trouble = trouble);
     }
 
     /// All streams anew; statuses of machines that are not there any more are dropped.

@@ -37,7 +37,12 @@ use alloy::primitives::Address;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{book::Book, gate::Gate, quotes::Quotes, verdict::Rules};
+use self::{
+    book::{Book, Trouble},
+    gate::Gate,
+    quotes::Quotes,
+    verdict::Rules,
+};
 pub use self::{
     gate::GateError,
     live::{LiveRules, NotAllowed, PaymentRules, RulesChange},
@@ -129,6 +134,19 @@ impl Streams {
         }
     }
 
+    /// From now on this ticket's stream pays for a machine that there is, in the place of the one before.
+    ///
+    /// # Errors
+    /// It pays, or has paid, for another one; or the database cannot be written.
+    pub async fn rebind(
+        &self,
+        ticket: Ticket,
+        vm_id: &str,
+        vm_name: &str,
+    ) -> Result<(), StoreError> {
+        self.0.store.rebind_stream(ticket.bind(vm_id, vm_name, model::now())).await
+    }
+
     /// Something about a machine or its stream has changed: streams are looked at now, and not only after the interval.
     pub fn look_soon(&self) {
         self.0.wake.notify_one();
@@ -141,7 +159,10 @@ impl Streams {
 
     /// Why the chain cannot be asked, as of the last look.
     pub fn silent(&self) -> Option<String> {
-        self.0.book.silent()
+        match self.0.book.trouble()? {
+            Trouble::Silent(reason) => Some(reason),
+            Trouble::Misconfigured(_) => None,
+        }
     }
 
     /// Why no paid machine can be made, where something that the operator can mend is in the way.
@@ -149,7 +170,11 @@ impl Streams {
         if !self.are_wanted() {
             return None;
         }
-        self.0.gate.verifiers.current().err().map(|missing| missing.reason)
+        let missing = self.0.gate.verifiers.current().err().map(|missing| missing.reason);
+        missing.or_else(|| match self.0.book.trouble()? {
+            Trouble::Misconfigured(reason) => Some(reason),
+            Trouble::Silent(_) => None,
+        })
     }
 
     /// Are machines stopped that nobody pays for?
@@ -206,7 +231,7 @@ impl Inner {
     async fn views(&self, streams: Vec<Stream>) -> Vec<StreamView> {
         let payee = self.gate.payee;
         let readings = self.read_all(&streams).await;
-        let silent = self.book.silent();
+        let trouble = self.book.trouble();
         let now = model::now();
         let view = |stream: Stream| {
             let (payment, time, problem) = match readings.get(&stream.key) {
@@ -217,9 +242,8 @@ impl Inner {
                     (stream.payment.clone(), latest.time, Some(view::Problem::Unknown))
                 }
                 Some(monitor::Reading::Silent) | None => {
-                    let why = silent.clone().unwrap_or_else(|| {
-                        "it belongs to another contract than the one that is configured".to_owned()
-                    });
+                    let other = "it belongs to another contract than the one that is configured";
+                    let why = trouble.as_ref().map_or(other, Trouble::reason).to_owned();
                     let time = stream.chain_time(now);
                     (stream.payment.clone(), time, Some(view::Problem::Silent(why)))
                 }

@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
+    book::Trouble,
+    gate::GateError,
     live::PaymentRules,
     machines::{MachineState, Machines},
     model::{self, PaymentStatus, Stream, StreamKey, Suspension},
@@ -242,16 +244,22 @@ impl Inner {
     /// Reads all streams that can be read. What is not in the answer could not be asked.
     pub(super) async fn read_all(&self, streams: &[Stream]) -> BTreeMap<StreamKey, Reading> {
         let mut readings = BTreeMap::new();
-        let was_silent = self.book.silent();
+        let before = self.book.trouble();
         let answer = self.ask_all(streams, &mut readings).await;
-        match (&answer, &was_silent) {
-            (Err(reason), None) => tracing::warn!(
-                "streams cannot be read; what was paid by the last answer counts until then: {reason}"
-            ),
-            (Ok(()), Some(_)) => tracing::info!("streams can be read again"),
+        let trouble = answer.err().map(Trouble::from);
+        match (&trouble, &before) {
+            (Some(Trouble::Silent(reason)), None | Some(Trouble::Misconfigured(_))) => {
+                tracing::warn!(
+                    "streams cannot be read, and none is accepted; what was paid by the last answer counts until its end: {reason}"
+                );
+            }
+            (Some(Trouble::Misconfigured(reason)), None | Some(Trouble::Silent(_))) => {
+                tracing::error!("no machine that has to be paid for can be made: {reason}");
+            }
+            (None, Some(_)) => tracing::info!("streams can be read again"),
             _ => {}
         }
-        self.book.set_silent(answer.err());
+        self.book.set_trouble(trouble);
         readings
     }
 
@@ -259,9 +267,9 @@ impl Inner {
         &self,
         streams: &[Stream],
         readings: &mut BTreeMap<StreamKey, Reading>,
-    ) -> Result<(), String> {
-        let verifier = self.gate.verifiers.current().map_err(|error| error.to_string())?;
-        let terms = verifier.terms().await.map_err(|failure| failure.message)?;
+    ) -> Result<(), GateError> {
+        let verifier = self.gate.verifiers.current()?;
+        let terms = verifier.terms().await.map_err(GateError::of)?;
         // A stream of another contract, or of another plugin, is one that cannot be asked for now.
         let keys: Vec<&StreamKey> = streams
             .iter()
@@ -269,10 +277,15 @@ impl Inner {
             .filter(|stream| stream.verifier == verifier.name())
             .map(|stream| &stream.key)
             .collect();
-        for keys in keys.chunks(MAX_READ) {
+        // Also where there is nothing to read: whether there is the right contract is seen then.
+        let mut chunks: Vec<&[&StreamKey]> = keys.chunks(MAX_READ).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for keys in chunks {
             let references: Vec<String> = keys.iter().map(|key| key.reference.clone()).collect();
             let snapshot = verifier.read(&references, self.gate.confirmations).await;
-            let snapshot = snapshot.map_err(|failure| failure.message)?;
+            let snapshot = snapshot.map_err(GateError::of)?;
             for (key, payment) in keys.iter().zip(snapshot.payments) {
                 let (at, latest) = (snapshot.at, snapshot.latest);
                 readings.insert((*key).clone(), Reading::Found { payment, at, latest });
@@ -283,7 +296,7 @@ impl Inner {
 
     /// Did anything happen to one of our streams since the last look? Where nobody can tell, no.
     async fn something_happened(&self, rounds: &mut Rounds) -> bool {
-        if rounds.no_events || self.book.silent().is_some() {
+        if rounds.no_events || self.book.trouble().is_some() {
             return false;
         }
         let Ok(verifier) = self.gate.verifiers.current() else { return false };

@@ -412,6 +412,33 @@ async fn a_top_up_brings_a_stopped_machine_back() {
 }
 
 #[tokio::test]
+async fn another_stream_takes_the_place_of_one_that_has_ended() {
+    let mut fixture = Fixture::new().await;
+    fixture.open(7, 86_400);
+    let id = fixture.rent(7).await.unwrap();
+    fixture.contract.change("7", |payment| payment.standing = Standing::Closed);
+    assert_eq!(fixture.round().await, [format!("stop {id}")]);
+    fixture.open(8, 86_400);
+    let ticket = fixture.admit(8).await.unwrap();
+    fixture.streams.rebind(ticket.clone(), &id, "vm-7").await.unwrap();
+    assert!(fixture.round().await.is_empty());
+    let status = fixture.streams.status(&id).unwrap();
+    assert_eq!((status.stream_id.as_str(), status.state), ("8", PaymentState::Funded));
+    fixture.streams.may_start(&id).await.unwrap();
+    // Neither pays for anything else from now on.
+    for ticket in [
+        ticket.clone(),
+        Ticket { key: StreamKey { reference: "7".into(), ..ticket.key.clone() }, ..ticket },
+    ] {
+        let taken = fixture.bind("another", ticket).await.unwrap_err();
+        assert!(matches!(taken, StoreError::StreamTaken { .. }), "{taken}");
+    }
+    fixture.store.remove(&id).await.unwrap();
+    let streams = fixture.store.streams().await.unwrap();
+    assert!(streams.iter().all(|stream| stream.released_at.is_some()));
+}
+
+#[tokio::test]
 async fn a_halted_or_terminated_stream_stops_its_machine_at_once() {
     let mut fixture = Fixture::new().await;
     for (reference, standing, state) in [

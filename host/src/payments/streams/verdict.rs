@@ -61,7 +61,7 @@ pub enum Refusal {
         "there is no stream of that number in this provider's contract; open one to {payee}, and wait until its transaction is confirmed"
     )]
     Unknown { payee: Address },
-    #[error("the stream was terminated; open a new one")]
+    #[error("the stream was terminated; open a new one, and name it as `stream_id`")]
     Closed,
     #[error(
         "recipient mismatch: the stream pays {found}, and this provider is {needed}; open one to {needed}"
@@ -76,7 +76,9 @@ pub enum Refusal {
     NoDeposit,
     #[error("stream not started: it begins in {in_seconds} s; ask again then")]
     NotStarted { in_seconds: u64 },
-    #[error("stream halted: the contract's oracle has stopped it; open a new one")]
+    #[error(
+        "stream halted: the contract's oracle has stopped it; open a new one, and name it as `stream_id`"
+    )]
     Halted,
     #[error(
         "the stream pays {found} wei a second, and a machine of this size costs {needed}; open one with at least that rate"
