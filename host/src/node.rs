@@ -182,7 +182,9 @@ impl Node {
         let wallet = opening.await??;
         let nodes = Nodes::new(&settings.chains.nodes)?;
         let max_gas_price_wei = settings.chains.max_gas_price_wei;
-        let ethereum = Arc::new(Chains::new(nodes, wallet.signer().clone(), max_gas_price_wei));
+        let memory = Arc::new(store.clone());
+        let chains = Chains::new(nodes, wallet.signer().clone(), max_gas_price_wei, memory);
+        let ethereum = Arc::new(chains.clone());
         // Side by side: a plugin's probe waits for programs, and neither of these needs the other.
         let (monitor, (catalog, plugins)) = tokio::try_join!(
             async { Ok::<_, NodeError>(Monitor::start(vm_data_dir).await?) },

@@ -43,7 +43,8 @@ pub use self::{
     live::{LiveRules, NotAllowed, PaymentRules, RulesChange},
     machines::{MachineState, Machines},
     model::{
-        PaymentStatus, Payout, PayoutKind, PayoutState, Stream, StreamKey, Suspension, Ticket,
+        NewPayout, PaymentStatus, Payout, PayoutKind, PayoutResult, PayoutState, Reading, Stream,
+        StreamKey, Suspension, Ticket,
     },
     verdict::{PaymentState, Refusal},
     verifiers::{NoVerifier, Verifiers},
