@@ -12,6 +12,7 @@ mod error;
 mod fees;
 mod nodes;
 mod refusal;
+mod revert;
 mod transactions;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, pa
 
 use super::{Store, StoreError, vms::timestamp};
 use crate::{
-    payments::streams::{PaymentState, Reading, Stream, StreamKey, Suspension},
+    payments::streams::{PaymentState, Stream, StreamKey, StreamReading, Suspension},
     plugins::payment_verifier::{Payment, Standing},
 };
 
@@ -37,7 +37,11 @@ impl Store {
     }
 
     /// Writes down a stream as it was read just now, and nothing else of it: what others keep of it stays as it is by then.
-    pub async fn save_reading(&self, key: StreamKey, reading: Reading) -> Result<(), StoreError> {
+    pub async fn save_reading(
+        &self,
+        key: StreamKey,
+        reading: StreamReading,
+    ) -> Result<(), StoreError> {
         self.write(move |transaction| {
             let Some(mut stream) = one(transaction, &key)? else {
                 return Err(StoreError::NoRecord(format!("the stream {}", key.reference)));

@@ -145,7 +145,7 @@ pub struct Payout {
 
 /// A stream as it stood at a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct StreamReading {
     pub payment: Payment,
     pub block: u64,
     /// In seconds since 1970-01-01 UTC.
