@@ -81,6 +81,18 @@ points! {
     KeyAdded => "key.added",
     /// The statements of a change are done, and not committed.
     StoreUncommitted => "store.uncommitted",
+    /// A signed transaction is written down, and not sent.
+    TransactionWritten => "transaction.written",
+    /// A node has taken a transaction.
+    TransactionSent => "transaction.sent",
+    /// A transaction has a receipt, and nobody was told.
+    TransactionMined => "transaction.mined",
+    /// Money is to be collected, which is written down, and nothing was signed.
+    PayoutPlanned => "payout.planned",
+    /// What came of collecting money is known, and not written down.
+    PayoutUnwritten => "payout.unwritten",
+    /// What came of collecting money is written down.
+    PayoutWritten => "payout.written",
     /// A plugin's file is whole under its passing name.
     PluginFileUnnamed => "plugin.file-unnamed",
     /// The provider has done something for a plugin that lasts, and the plugin does not know yet.

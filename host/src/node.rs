@@ -36,7 +36,9 @@ use crate::{
     owners::Gatekeeper,
     payments::{
         pricing::{PriceSource, Pricing},
-        streams::{LiveRules, PaymentRules, Streams, StreamsParts, Verifiers},
+        streams::{
+            Collector, CollectorParts, LiveRules, PaymentRules, Streams, StreamsParts, Verifiers,
+        },
         wallet::{Wallet, WalletError},
     },
     plugins::{
@@ -158,6 +160,8 @@ struct Node {
     pricing: Pricing,
     /// Absent where nobody is to be asked.
     price_source: Option<PriceSource>,
+    payment_rules: LiveRules,
+    collector: Collector,
     observer: Observer,
     /// Absent where the socket could not be made.
     admin: Option<AdminListener>,
@@ -182,7 +186,9 @@ impl Node {
         let wallet = opening.await??;
         let nodes = Nodes::new(&settings.chains.nodes)?;
         let max_gas_price_wei = settings.chains.max_gas_price_wei;
-        let ethereum = Arc::new(Chains::new(nodes, wallet.signer().clone(), max_gas_price_wei));
+        let memory = Arc::new(store.clone());
+        let chains = Chains::new(nodes, wallet.signer().clone(), max_gas_price_wei, memory);
+        let ethereum = Arc::new(chains.clone());
         // Side by side: a plugin's probe waits for programs, and neither of these needs the other.
         let (monitor, (catalog, plugins)) = tokio::try_join!(
             async { Ok::<_, NodeError>(Monitor::start(vm_data_dir).await?) },
@@ -261,12 +267,20 @@ impl Node {
                 "this provider should be listed by {name}, which is no plugin that can be used; see golem-provider plugin list"
             );
         }
+        let payment_rules = LiveRules::new(PaymentRules::from(&settings.payments));
+        let collector = Collector::new(CollectorParts {
+            store: store.clone(),
+            verifiers: verifiers.clone(),
+            purse: Arc::new(chains),
+            rules: payment_rules.watch(),
+            prices: pricing.watch(),
+            glm: settings.chains.glm_token.as_deref().and_then(|token| token.parse().ok()),
+        });
         let gatekeeper = Gatekeeper::open(wallet.address(), store.clone()).await?;
         let api = ApiState::new(settings, wallet.provider_id(), vms.clone(), pricing.watch())
             .with_reachability(reachability.clone())
             .with_advertising(advertising.clone())
             .with_gatekeeper(gatekeeper);
-        let rules = LiveRules::new(PaymentRules::from(&settings.payments));
         let streams = verifiers.are_wanted().then(|| {
             let parts = StreamsParts {
                 store: store.clone(),
@@ -274,7 +288,7 @@ impl Node {
                 payee: wallet.address(),
                 prices: pricing.watch(),
                 price_memory: settings.payments.price_memory,
-                rules: rules.watch(),
+                rules: payment_rules.watch(),
             };
             Streams::new(&settings.payments, parts)
         });
@@ -314,6 +328,8 @@ impl Node {
             desk,
             pricing,
             price_source,
+            payment_rules,
+            collector,
             observer,
             admin,
         })
@@ -336,6 +352,8 @@ impl Node {
             desk,
             pricing,
             price_source,
+            payment_rules,
+            collector,
             observer,
             admin,
         } = self;
@@ -362,9 +380,18 @@ impl Node {
         if let Some(source) = price_source {
             beside.spawn(pricing.clone().follow(source, stop.clone()));
         }
+        beside.spawn(collector.clone().run(stop.clone()));
         let mut answering = JoinSet::new();
         if let Some(admin) = admin {
-            let doors = Doors { desk, vms: vms.clone(), pricing, observer, ending: ending.clone() };
+            let doors = Doors {
+                desk,
+                vms: vms.clone(),
+                pricing,
+                collector: collector.clone(),
+                payment_rules,
+                observer,
+                ending: ending.clone(),
+            };
             answering.spawn(admin::serve(admin, doors, stop.clone()));
         }
         // Beside the API, which has to listen for its port to be found open.

@@ -9,7 +9,7 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use golem_provider::{
-    chains::{Call, ChainError, Chains, Nodes},
+    chains::{Call, ChainError, Chains, NoMemory, Nodes},
     plugins::{
         Advertiser, FailureKind,
         advertiser::{Advertisement, Change, Prices, Query, Resources},
@@ -38,7 +38,7 @@ fn chains(urls: &[String]) -> Result<Chains> {
     let urls = urls.iter().map(Secret::new).collect();
     let nodes = Nodes::new(&BTreeMap::from([("golem-base".to_owned(), urls)]))?;
     let signer: PrivateKeySigner = US.1.parse()?;
-    Ok(Chains::new(nodes, signer, MAX_GAS_PRICE_WEI))
+    Ok(Chains::new(nodes, signer, MAX_GAS_PRICE_WEI, Arc::new(NoMemory)))
 }
 
 /// The plugin, with the provider's own way to chains.
@@ -245,6 +245,7 @@ async fn a_transaction_that_hangs_on_a_real_chain_is_replaced_and_never_doubled(
             data: Bytes::from(vec![what]),
             value_wei: U256::ZERO,
             gas_limit: None,
+            key: None,
         };
         chains.send_transaction("golem-base", call, Duration::from_secs(seconds))
     };

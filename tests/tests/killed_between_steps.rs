@@ -54,6 +54,9 @@ fn expected(point: FaultPoint) -> Option<(Operation, &'static [&'static str])> {
         DeleteBegun | DeleteCleared | DeletePortClosed | DeleteWritten => (Delete, &["gone"]),
         KeyAdded => (AddKey, &["running"]),
         StoreUncommitted | PluginFileUnnamed | PluginHostCall => return None,
+        // Those are passed in `earnings.rs`.
+        TransactionWritten | TransactionSent | TransactionMined | PayoutPlanned
+        | PayoutUnwritten | PayoutWritten => return None,
     })
 }
 

@@ -6,18 +6,30 @@ use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    protocol::{GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest},
+    protocol::{
+        GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest,
+        WithdrawRequest,
+    },
     server::socket_path,
 };
 use crate::{
     doctor::Examination,
-    payments::pricing::{PriceChange, Prices},
+    payments::{
+        pricing::{PriceChange, Prices},
+        streams::{
+            PaymentRules, RulesChange,
+            ledger::{Ledger, Withdrawal},
+        },
+    },
     plugins::{Kind, installation::Grant},
     status::Status,
 };
 
 /// Compiling and probing a plugin takes seconds, on a slow machine many.
 const DEADLINE: Duration = Duration::from_secs(180);
+
+/// A withdrawal waits for its turn and for blocks.
+const WITHDRAWAL_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Speaks to the provider with one data directory.
 pub struct AdminClient(reqwest::Client);
@@ -89,6 +101,30 @@ impl AdminClient {
         self.ask(Method::POST, "pricing", Some(change)).await
     }
 
+    /// What was ever earned.
+    pub async fn ledger(&self) -> Result<Ledger, ClientError> {
+        self.ask(Method::GET, "streams", None::<&()>).await
+    }
+
+    /// Collects what a stream owes; takes until that is mined.
+    pub async fn withdraw(
+        &self,
+        contract: &str,
+        stream_id: &str,
+    ) -> Result<Withdrawal, ClientError> {
+        let (contract, stream_id) = (contract.to_owned(), stream_id.to_owned());
+        let request = WithdrawRequest { contract, stream_id };
+        self.ask_for(WITHDRAWAL_DEADLINE, Method::POST, "withdrawals", Some(&request)).await
+    }
+
+    /// Answers the rules that count from now on.
+    pub async fn change_payment_rules(
+        &self,
+        change: &RulesChange,
+    ) -> Result<PaymentRules, ClientError> {
+        self.ask(Method::POST, "payment-rules", Some(change)).await
+    }
+
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.ask(Method::GET, "status", None::<&()>).await
     }
@@ -113,7 +149,18 @@ impl AdminClient {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
+        self.ask_for(DEADLINE, method, path, body).await
+    }
+
+    async fn ask_for<T: DeserializeOwned>(
+        &self,
+        deadline: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
         let mut request = self.0.request(method, format!("http://provider/{path}"));
+        request = request.timeout(deadline);
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -48,6 +48,13 @@ pub struct StopRequest {
     pub stop_vms: Option<bool>,
 }
 
+/// What a stream owes is to be collected.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WithdrawRequest {
+    pub contract: String,
+    pub stream_id: String,
+}
+
 /// Why something was not done.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Refusal {

@@ -22,10 +22,14 @@ use super::{
     ending::Ending,
     pricing,
     protocol::{GrantChange, InstallRequest, PluginReport, Refusal, StopRequest, UseRequest},
+    streams,
 };
 use crate::{
     doctor::{self, Examination},
-    payments::pricing::Pricing,
+    payments::{
+        pricing::Pricing,
+        streams::{Collector, LiveRules},
+    },
     status::{Observer, Status},
     vms::VmService,
 };
@@ -90,6 +94,8 @@ pub struct Doors {
     pub desk: PluginDesk,
     pub vms: VmService,
     pub pricing: Pricing,
+    pub collector: Collector,
+    pub payment_rules: LiveRules,
     pub observer: Observer,
     pub ending: Ending,
 }
@@ -105,7 +111,7 @@ pub async fn serve(listener: AdminListener, doors: Doors, stop: CancellationToke
 }
 
 fn router(doors: Doors) -> Router {
-    let Doors { desk, vms, pricing, observer, ending } = doors;
+    let Doors { desk, vms, pricing, collector, payment_rules, observer, ending } = doors;
     Router::new()
         .route("/examinations", get(examine))
         .route("/plugins", get(list).post(install))
@@ -119,6 +125,7 @@ fn router(doors: Doors) -> Router {
         .with_state(desk)
         .merge(Router::new().route("/vms/{id}", delete(delete_vm)).with_state(vms))
         .merge(pricing::routes(pricing))
+        .merge(streams::routes(collector, payment_rules))
         .merge(Router::new().route("/status", get(status)).with_state(observer))
         .merge(Router::new().route("/stop", post(end)).with_state(ending))
 }

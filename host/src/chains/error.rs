@@ -24,6 +24,11 @@ pub enum ChainError {
     Signing(String),
     /// Nothing was sent.
     #[error(
+        "what is under way on the chain {chain} cannot be kept, so nothing is sent there: {reason}"
+    )]
+    Memory { chain: String, reason: String },
+    /// Nothing was sent.
+    #[error(
         "gas on the chain {chain} costs {} gwei now, and GOLEM_PROVIDER_MAX_GAS_PRICE_GWEI allows {}; wait until it is cheaper, or allow more",
         in_gwei(*price_wei),
         in_gwei(*most_wei)

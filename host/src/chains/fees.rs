@@ -1,7 +1,9 @@
 //! What a transaction offers to pay for gas (EIP-1559). Pure.
 
+use serde::{Deserialize, Serialize};
+
 /// The most that is paid for one unit of gas, and the part of it that goes to whoever makes the block. In wei.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fees {
     pub most_wei: u128,
     pub tip_wei: u128,

@@ -1,6 +1,8 @@
 //! The Ethereum chains that the operator configured: questions to their nodes ([`Nodes`]), and transactions with the provider's
 //! key ([`Chains`]).
 //!
+//! What is under way is written down before it is sent, in whatever the composition root gives as [`Memory`], and outlives the process.
+//!
 //! A chain is known by a name (`golem-base`, `payments`) and by the URLs of its nodes, which are asked in turn. URLs carry the
 //! operator's keys, so no error and no log line holds more of one than its host. Calls nothing of the provider but
 //! `settings` and `http_client`; called by `cli`, by the composition root and, through that, by plugins.
@@ -10,6 +12,7 @@ mod error;
 mod fees;
 mod nodes;
 mod refusal;
+mod revert;
 mod transactions;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -24,7 +27,7 @@ pub use self::{
     amount::in_whole,
     error::{ChainError, RpcError},
     nodes::Nodes,
-    transactions::{Call, Event, Receipt},
+    transactions::{Call, Event, Memory, MemoryError, NoMemory, Quote, Receipt},
 };
 use self::{
     nodes::AskChain,
@@ -45,8 +48,14 @@ struct Inner {
 
 impl Chains {
     /// Nothing is sent that costs more than `max_gas_price_wei` for a unit of gas.
-    pub fn new(nodes: Nodes, signer: PrivateKeySigner, max_gas_price_wei: u128) -> Chains {
-        let sequences = nodes.names().map(|name| (name.to_owned(), Sequence::default())).collect();
+    pub fn new(
+        nodes: Nodes,
+        signer: PrivateKeySigner,
+        max_gas_price_wei: u128,
+        memory: Arc<dyn Memory>,
+    ) -> Chains {
+        let sequence = |name: &str| (name.to_owned(), Sequence::new(Arc::clone(&memory)));
+        let sequences = nodes.names().map(sequence).collect();
         Chains(Arc::new(Inner { nodes, signer, max_gas_price_wei, sequences }))
     }
 
@@ -91,16 +100,43 @@ impl Chains {
         call: Call,
         waits: Duration,
     ) -> Result<Receipt, ChainError> {
+        self.sender(chain)?.send(call, waits).await
+    }
+
+    /// What a call would cost if it was sent now; a limit of gas that it has counts.
+    ///
+    /// # Errors
+    /// It would fail, or take more gas than it may, or no node answers.
+    pub async fn quote(&self, chain: &str, call: &Call) -> Result<Quote, ChainError> {
+        self.sender(chain)?.quote(call).await
+    }
+
+    /// Was a call with this key signed, in this run or an earlier one, and not forgotten since? Then sending it again gives its
+    /// receipt, or waits for it, and pays no gas twice.
+    ///
+    /// # Errors
+    /// Somebody else sends for long, or what is under way cannot be read back.
+    pub async fn has_under_way(&self, chain: &str, key: &str) -> Result<bool, ChainError> {
+        self.sender(chain)?.sequence.has_under_way(chain, key).await
+    }
+
+    /// What came of the call with this key was written down by its caller.
+    pub async fn forget(&self, chain: &str, key: &str) {
+        if let Ok(sender) = self.sender(chain) {
+            sender.sequence.forget(chain, key).await;
+        }
+    }
+
+    fn sender(&self, chain: &str) -> Result<Sender<'_>, ChainError> {
         let asked = self.0.nodes.chain(chain)?;
         let sequence = self.0.sequences.get(chain);
         let sequence =
             sequence.ok_or_else(|| ChainError::NotConfigured { chain: chain.to_owned() })?;
-        let sender = Sender {
+        Ok(Sender {
             chain: Arc::<nodes::Chain>::clone(asked),
             sequence,
             signer: &self.0.signer,
             max_gas_price_wei: self.0.max_gas_price_wei,
-        };
-        sender.send(call, waits).await
+        })
     }
 }

@@ -9,9 +9,14 @@
 //!        └── number taken, base fee ┘          └─ out of time: it hangs; whoever comes next takes its place
 //! ```
 //!
-//! What hangs is remembered before it is sent, so that a call that is cut off anywhere is like one that ran out of time. After a
-//! restart it is not known any more; then the node says that a better offer is needed. A chain that was reset has other numbers,
-//! and what hung on it is forgotten.
+//! What hangs is written down before it is sent (`journal`), so that a call that is cut off anywhere, also by the end of the
+//! process, is like one that ran out of time: the same call again finds that it was mined, or sends it again with its number. A chain
+//! that was reset has other numbers, and what hung on it is forgotten.
+//!
+//! A call that must not be done twice, whatever happens between its receipt and what its caller makes of that, has a `key`: asked for
+//! again, it is answered with the receipt that it had, until its caller is done with it.
+
+mod journal;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,12 +27,12 @@ use alloy::{
     primitives::{Address, B256, Bytes, TxKind, U64, U256},
     signers::local::PrivateKeySigner,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use journal::{Hanging, Journal, Offer, identity};
+pub use journal::{Memory, MemoryError, NoMemory, Sequence};
 
 use super::{
     error::{ChainError, RpcError},
@@ -35,6 +40,7 @@ use super::{
     nodes::{AskChain, ask},
     refusal::{self, Refusal},
 };
+use crate::faults::{self, FaultPoint};
 
 /// Between two looks for a receipt.
 const POLL: Duration = Duration::from_secs(1);
@@ -54,32 +60,56 @@ const ATTEMPTS: u32 = 24;
 /// Between two attempts after something changed under our feet.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Offers of one transaction whose receipts are looked for.
-const REMEMBERED: usize = 8;
+/// What the chain's nodes tell may lag behind what others of them told. So often they are asked before a number that is not the
+/// expected one is taken for the truth.
+const LOOKS: u32 = 3;
 
 /// What is to be done on a chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     pub to: Address,
     pub data: Bytes,
     pub value_wei: U256,
     /// What the node estimates, and a fifth more, where it is absent.
     pub gas_limit: Option<u64>,
+    /// What makes it different from another call with the same data, where it is to be done once and no second time.
+    pub key: Option<String>,
+}
+
+/// What a call would cost if it was sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// That it would use, by the node's estimate.
+    pub gas: u64,
+    /// For a unit of gas, the tip included.
+    pub price_wei: u128,
+}
+
+impl Quote {
+    pub fn cost_wei(&self) -> U256 {
+        U256::from(self.gas).saturating_mul(U256::from(self.price_wei))
+    }
 }
 
 /// A transaction that was mined.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     pub transaction_hash: B256,
     pub block_number: U64,
     status: U64,
     pub gas_used: U64,
+    /// Some nodes leave it away.
+    #[serde(default)]
+    effective_gas_price: Option<U256>,
+    /// On chains that keep their data on another one: what that costs.
+    #[serde(default)]
+    l1_fee: Option<U256>,
     pub logs: Vec<Event>,
 }
 
 /// What a contract wrote down about a transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub address: Address,
     pub topics: Vec<B256>,
@@ -91,27 +121,12 @@ impl Receipt {
     pub fn succeeded(&self) -> bool {
         self.status == U64::from(1)
     }
-}
 
-/// The transactions of one chain, in order. Held by one caller at a time.
-#[derive(Debug, Default)]
-pub struct Sequence(Mutex<Option<Hanging>>);
-
-/// A transaction that was sent, or nearly, and of which it is not known yet what became of it.
-#[derive(Debug, Clone)]
-struct Hanging {
-    chain_id: u64,
-    nonce: u64,
-    call: Call,
-    gas_limit: u64,
-    fees: Fees,
-    raw: Bytes,
-    /// One for each offer, the latest last.
-    hashes: Vec<B256>,
-    /// Of other calls with the same number, whose place this one is to take.
-    replaced: Vec<B256>,
-    /// The latest block when it was sent.
-    block: u64,
+    /// What it cost beside what it moved, if the node says so.
+    pub fn cost_wei(&self) -> Option<U256> {
+        let gas = self.effective_gas_price?.checked_mul(U256::from(self.gas_used))?;
+        gas.checked_add(self.l1_fee.unwrap_or_default())
+    }
 }
 
 /// A chain at one moment, as far as it matters to us.
@@ -145,39 +160,49 @@ impl Sender<'_> {
     /// Signs, sends, and waits until it is mined.
     ///
     /// # Errors
-    /// After [`ChainError::NotMined`] and [`ChainError::Unreachable`] it may still be mined; after any other, never.
+    /// After [`ChainError::NotMined`] and [`ChainError::Unreachable`] it may still be mined. After any other it will not be, unless
+    /// an earlier attempt at the same call was sent: [`Sequence::has_under_way`] knows.
     pub async fn send(&self, call: Call, waits: Duration) -> Result<Receipt, ChainError> {
         let deadline = Instant::now() + waits;
         let late = || ChainError::Late { chain: self.name(), waited: waits };
-        let mut hanging = timeout_at(deadline, self.sequence.0.lock()).await.map_err(|_| late())?;
-        let sending = self.until_sent(&call, &mut hanging);
+        let opening = self.sequence.open(self.chain.name());
+        let mut journal = timeout_at(deadline, opening).await.map_err(|_| late())??;
+        let sending = self.until_sent(&call, &mut journal);
         let sent = match timeout_at(deadline, sending).await {
             Ok(sent) => sent?,
             // It was about to be sent, or was.
             Err(_) => {
-                let ours = hanging.as_ref().filter(|hanging| hanging.call == call);
-                return Err(match ours.and_then(|hanging| hanging.hashes.last()) {
-                    Some(hash) => self.not_mined(*hash, waits, None),
+                let wanted = identity(&call);
+                let ours = journal.hanging().filter(|hanging| hanging.identity() == wanted);
+                return Err(match ours {
+                    Some(hanging) => self.not_mined(hanging.hash(), waits, None),
                     None => late(),
                 });
             }
         };
         if let Some(receipt) = sent {
-            *hanging = None;
             return Ok(receipt);
         }
         let mut lately = None;
-        let waiting = self.until_mined(&mut hanging, &mut lately);
+        let waiting = self.until_mined(&mut journal, &mut lately);
         match timeout_at(deadline, waiting).await {
-            Ok(outcome) => {
-                *hanging = None;
-                outcome
-            }
+            Ok(outcome) => outcome,
             Err(_) => {
-                let hash = hanging.as_ref().and_then(|hanging| hanging.hashes.last().copied());
+                let hash = journal.hanging().map(Hanging::hash);
                 Err(self.not_mined(hash.unwrap_or_default(), waits, lately))
             }
         }
+    }
+
+    /// What the call would cost now. Nothing is sent.
+    ///
+    /// # Errors
+    /// It would fail, or take more gas than its limit, or no node answers.
+    pub async fn quote(&self, call: &Call) -> Result<Quote, ChainError> {
+        let now = self.look().await?;
+        let gas = self.estimated(call, &now).await?;
+        let Market { base_wei, tip_wei } = now.market;
+        Ok(Quote { gas, price_wei: base_wei.saturating_add(tip_wei) })
     }
 
     fn name(&self) -> String {
@@ -192,32 +217,57 @@ impl Sender<'_> {
     async fn until_sent(
         &self,
         call: &Call,
-        hanging: &mut Option<Hanging>,
+        journal: &mut Journal<'_>,
     ) -> Result<Option<Receipt>, ChainError> {
+        let wanted = identity(call);
+        let us = self.signer.address();
         let mut floor: Option<Fees> = None;
         let mut last_refusal = None;
-        for _ in 0..ATTEMPTS {
+        let mut looks = 0;
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
             let now = self.look().await?;
-            let same_place = |it: &Hanging| it.chain_id == now.chain_id && it.nonce == now.nonce;
-            if let Some(before) = hanging.as_ref().filter(|before| !same_place(before)) {
-                // Mined, or of a chain that was reset.
-                if let Some(receipt) =
-                    self.mined(&before.hashes).await?.filter(|_| before.call == *call)
-                {
-                    return Ok(Some(receipt));
+            if let Some(receipt) = journal.finished(call, now.chain_id) {
+                return Ok(Some(receipt.clone()));
+            }
+            if let Some(before) = journal.hanging().cloned()
+                && !(before.chain_id == now.chain_id
+                    && before.from == us
+                    && before.nonce == now.nonce)
+            {
+                // Mined, or of a chain that was reset, or another key's.
+                match self.mined(&before.offers).await? {
+                    Some((offer, receipt)) => {
+                        journal.finish(&offer, before.chain_id, &receipt).await;
+                        if offer.identity == wanted {
+                            return Ok(Some(receipt));
+                        }
+                    }
+                    None if looks < LOOKS
+                        && before.chain_id == now.chain_id
+                        && before.from == us =>
+                    {
+                        looks += 1;
+                        sleep(POLL).await;
+                        continue;
+                    }
+                    None => journal.clear().await,
                 }
-                *hanging = None;
                 floor = None;
             }
-            let before = hanging.clone();
-            let gas_limit = match (call.gas_limit, &before) {
+            attempts += 1;
+            let before = journal.hanging().cloned();
+            let same = before.as_ref().filter(|before| before.identity() == wanted);
+            let gas_limit = match (call.gas_limit, same) {
                 (Some(given), _) => given,
-                (None, Some(before)) if before.call == *call => before.gas_limit,
-                (None, _) => self.estimate(call, &now).await?,
+                (None, Some(before)) => before.gas_limit,
+                (None, None) => with_room(self.estimated(call, &now).await?),
             };
             // One that hangs because no blocks are made is not helped by a better offer.
-            if let Some(before) = before.as_ref().filter(|before| {
-                before.call == *call && now.block < before.block + PASSED_OVER && floor.is_none()
+            if let Some(before) = same.filter(|before| {
+                before.gas_limit == gas_limit
+                    && now.block < before.block + PASSED_OVER
+                    && floor.is_none()
             }) {
                 match self.broadcast(&before.raw).await {
                     Ok(()) => return Ok(None),
@@ -245,11 +295,22 @@ impl Sender<'_> {
             };
             let fees = self.offer(&now, at_least)?;
             self.check_balance(call, gas_limit, fees, &now)?;
-            let signed = self.sign(call, gas_limit, fees, &now)?;
-            let (raw, hash) = signed;
-            *hanging =
-                Some(succeeding(before.as_ref(), call, gas_limit, fees, &now, raw.clone(), hash));
+            let (raw, hash) = self.sign(call, gas_limit, fees, &now)?;
+            let hanging = Hanging {
+                chain_id: now.chain_id,
+                from: us,
+                nonce: now.nonce,
+                call: call.clone(),
+                gas_limit,
+                fees,
+                raw: raw.clone(),
+                offers: Offer::after(before.as_ref(), call, hash),
+                block: now.block,
+            };
+            journal.hold(Some(hanging)).await?;
+            faults::reached(FaultPoint::TransactionWritten);
             let Err(Refused { means, error }) = self.broadcast(&raw).await else {
+                faults::reached(FaultPoint::TransactionSent);
                 return Ok(None);
             };
             match means {
@@ -257,27 +318,28 @@ impl Sender<'_> {
                 Refusal::Underbid => floor = Some(fees.doubled()),
                 Refusal::BelowBaseFee => sleep(ATTEMPT_PAUSE).await,
                 Refusal::NumberTaken | Refusal::NumberTooHigh => {
-                    // Was it ours that was mined in this moment? Then the next look finds its receipt, or that it was another call.
-                    if let Some(sent) = hanging.as_ref() {
-                        if let Some(receipt) = self.mined(&sent.hashes).await? {
-                            return Ok(Some(receipt));
-                        }
-                        if self.mined(&sent.replaced).await?.is_some() {
-                            *hanging = None;
-                            return Err(ChainError::Superseded { chain: self.name() });
-                        }
+                    // Was it one of ours that was mined in this moment?
+                    let offers =
+                        journal.hanging().map(|sent| sent.offers.clone()).unwrap_or_default();
+                    let chain_id = now.chain_id;
+                    if let Some((offer, receipt)) = self.mined(&offers).await? {
+                        journal.finish(&offer, chain_id, &receipt).await;
+                        return match offer.identity == wanted {
+                            true => Ok(Some(receipt)),
+                            false => Err(ChainError::Superseded { chain: self.name() }),
+                        };
                     }
-                    *hanging = None;
+                    // The node that says so may have it, and another one no receipt yet: the next look decides.
                     sleep(ATTEMPT_PAUSE).await;
                 }
                 Refusal::TooPoor => {
-                    *hanging = before;
+                    journal.hold(before).await?;
                     return Err(self.too_poor(call, gas_limit, fees, &now));
                 }
                 Refusal::Other => {
                     // A node that took it may have been cut off before it said so.
                     if !matches!(error, ChainError::Unreachable { .. }) {
-                        *hanging = before;
+                        journal.hold(before).await?;
                     }
                     return Err(error);
                 }
@@ -290,7 +352,7 @@ impl Sender<'_> {
     /// Until there is a receipt. Whatever the nodes say meanwhile ends nothing: it was sent.
     async fn until_mined(
         &self,
-        hanging: &mut Option<Hanging>,
+        journal: &mut Journal<'_>,
         lately: &mut Option<String>,
     ) -> Result<Receipt, ChainError> {
         let mut looked_at = Instant::now();
@@ -298,11 +360,15 @@ impl Sender<'_> {
         // A node that lags behind may not have the receipt of what another one calls mined.
         let mut seen_mined = 0;
         loop {
-            let Some(mut sent) = hanging.clone() else {
+            let Some(mut sent) = journal.hanging().cloned() else {
                 return Err(ChainError::Superseded { chain: self.name() });
             };
-            match self.mined(&sent.hashes).await {
-                Ok(Some(receipt)) => return Ok(receipt),
+            match self.mined(&sent.own_offers()).await {
+                Ok(Some((offer, receipt))) => {
+                    faults::reached(FaultPoint::TransactionMined);
+                    journal.finish(&offer, sent.chain_id, &receipt).await;
+                    return Ok(receipt);
+                }
                 Ok(None) => *lately = None,
                 Err(error) => *lately = Some(error.to_string()),
             }
@@ -317,13 +383,24 @@ impl Sender<'_> {
             }
             if now.nonce > sent.nonce {
                 seen_mined += 1;
-                if seen_mined == 3 {
-                    return match self.mined(&sent.hashes).await {
-                        Ok(Some(receipt)) => Ok(receipt),
-                        _ => Err(ChainError::Superseded { chain: self.name() }),
-                    };
+                if seen_mined < LOOKS {
+                    continue;
                 }
-                continue;
+                return match self.mined(&sent.offers).await {
+                    Ok(Some((offer, receipt))) => {
+                        journal.finish(&offer, sent.chain_id, &receipt).await;
+                        match offer.identity == sent.identity() {
+                            true => Ok(receipt),
+                            false => Err(ChainError::Superseded { chain: self.name() }),
+                        }
+                    }
+                    Ok(None) => {
+                        journal.clear().await;
+                        Err(ChainError::Superseded { chain: self.name() })
+                    }
+                    // Whether it was ours is not known yet.
+                    Err(_) => continue,
+                };
             }
             if sent_at.elapsed() < SEND_AGAIN {
                 continue;
@@ -334,9 +411,13 @@ impl Sender<'_> {
                 && self.check_balance(&sent.call, sent.gas_limit, fees, &now).is_ok()
                 && let Ok((raw, hash)) = self.sign(&sent.call, sent.gas_limit, fees, &now)
             {
-                let call = sent.call.clone();
-                sent = succeeding(Some(&sent), &call, sent.gas_limit, fees, &now, raw, hash);
-                *hanging = Some(sent.clone());
+                let offers = Offer::after(Some(&sent), &sent.call, hash);
+                let better = Hanging { fees, raw, offers, block: now.block, ..sent.clone() };
+                // What cannot be written down is not sent; the offer that stands may still be taken.
+                match journal.hold(Some(better.clone())).await {
+                    Ok(()) => sent = better,
+                    Err(error) => *lately = Some(error.to_string()),
+                }
             }
             if let Err(Refused { error, means: Refusal::Other }) = self.broadcast(&sent.raw).await {
                 *lately = Some(error.to_string());
@@ -367,17 +448,18 @@ impl Sender<'_> {
         })
     }
 
-    async fn estimate(&self, call: &Call, now: &Moment) -> Result<u64, ChainError> {
-        let transaction = json!({
+    /// The gas that it would use; refused where it would fail, or take more than it may.
+    async fn estimated(&self, call: &Call, now: &Moment) -> Result<u64, ChainError> {
+        let mut transaction = json!({
             "from": self.signer.address(), "to": call.to, "data": call.data, "value": call.value_wei,
         });
+        if let Some(most) = call.gas_limit {
+            transaction["gas"] = json!(U64::from(most));
+        }
         let estimated: Result<U64, _> =
             ask(&*self.chain, "eth_estimateGas", (transaction, "latest")).await;
         match estimated {
-            Ok(gas) => {
-                let gas: u64 = gas.to();
-                Ok(gas.saturating_add(gas / 5))
-            }
+            Ok(gas) => Ok(gas.to()),
             Err(ChainError::Refused(RpcError { message, .. }))
                 if refusal::read(&message) == Refusal::TooPoor =>
             {
@@ -460,13 +542,13 @@ impl Sender<'_> {
         }
     }
 
-    /// The receipt of one of them, if any was mined.
-    async fn mined(&self, hashes: &[B256]) -> Result<Option<Receipt>, ChainError> {
-        for hash in hashes.iter().rev() {
+    /// The one of them that was mined, if any was.
+    async fn mined(&self, offers: &[Offer]) -> Result<Option<(Offer, Receipt)>, ChainError> {
+        for offer in offers.iter().rev() {
             let receipt: Option<Receipt> =
-                ask(&*self.chain, "eth_getTransactionReceipt", [hash]).await?;
-            if receipt.is_some() {
-                return Ok(receipt);
+                ask(&*self.chain, "eth_getTransactionReceipt", [offer.hash]).await?;
+            if let Some(receipt) = receipt {
+                return Ok(Some((offer.clone(), receipt)));
             }
         }
         Ok(None)
@@ -479,36 +561,9 @@ struct Refused {
     error: ChainError,
 }
 
-/// What hangs from now on, in the place of what did.
-fn succeeding(
-    before: Option<&Hanging>,
-    call: &Call,
-    gas_limit: u64,
-    fees: Fees,
-    now: &Moment,
-    raw: Bytes,
-    hash: B256,
-) -> Hanging {
-    let (mut hashes, mut replaced) = match before {
-        Some(before) if before.call == *call => (before.hashes.clone(), before.replaced.clone()),
-        Some(before) => (Vec::new(), [&before.replaced[..], &before.hashes].concat()),
-        None => (Vec::new(), Vec::new()),
-    };
-    hashes.push(hash);
-    for list in [&mut hashes, &mut replaced] {
-        list.drain(..list.len().saturating_sub(REMEMBERED));
-    }
-    Hanging {
-        chain_id: now.chain_id,
-        nonce: now.nonce,
-        call: call.clone(),
-        gas_limit,
-        fees,
-        raw,
-        hashes,
-        replaced,
-        block: now.block,
-    }
+/// The limit for a call whose gas was estimated: what it does may change until it is mined.
+fn with_room(gas: u64) -> u64 {
+    gas.saturating_add(gas / 5)
 }
 
 /// The transaction as it is sent, and its hash.

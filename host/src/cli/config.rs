@@ -1,15 +1,22 @@
-//! `config show`: every setting that counts, and where it comes from.
+//! `config …`: every setting that counts, and where it comes from; and those for payments, changed while the provider runs.
 
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 
+use super::payment_rules::{self, Monitor, Withdraw};
 use crate::settings::Settings;
 
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Print every setting with its value and where that comes from; secrets are hidden
     Show(Show),
+    /// Change what happens to machines that nobody pays for
+    #[command(long_about = payment_rules::MONITOR)]
+    Monitor(Monitor),
+    /// Change when earnings are withdrawn
+    #[command(long_about = payment_rules::WITHDRAW)]
+    Withdraw(Withdraw),
 }
 
 #[derive(Debug, Args)]
@@ -21,9 +28,13 @@ pub struct Show {
 
 impl Config {
     /// # Errors
-    /// When `out` cannot be written. That its reader has gone is none.
-    pub fn run(&self, settings: &Settings, out: &mut impl Write) -> io::Result<()> {
-        let Self::Show(Show { json }) = self;
+    /// When `out` cannot be written (that its reader has gone is none), or what was to be changed cannot be.
+    pub fn run(&self, settings: &Settings, out: &mut impl Write) -> anyhow::Result<()> {
+        let Show { json } = match self {
+            Self::Show(show) => show,
+            Self::Monitor(monitor) => return monitor.run(settings),
+            Self::Withdraw(withdraw) => return withdraw.run(settings),
+        };
         let written = match json {
             true => serde_json::to_writer_pretty(&mut *out, &settings.effective)
                 .map_err(io::Error::from)
@@ -32,7 +43,7 @@ impl Config {
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other,
+            other => Ok(other?),
         }
     }
 }

@@ -27,6 +27,7 @@ Examples:
   GOLEM_PROVIDER_MAX_VMS=3 golem-provider start       offer at most three machines
   golem-provider config show                          which settings count, and where they come from
   golem-provider pricing show                         what machines cost, in USD and in GLM
+  golem-provider streams earnings                     what machines have earned
   golem-provider wallet show                          the provider's address, which is its id
   golem-provider sign-request --help                  as a requestor: own what a request makes
   golem-provider doctor                               what would be in the way here, and what to do about it

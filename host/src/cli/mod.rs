@@ -11,6 +11,7 @@ mod daemon;
 mod doctor;
 mod help;
 mod logs;
+mod payment_rules;
 mod plugin;
 mod port_checker;
 mod pricing;
@@ -20,6 +21,7 @@ mod sign_request;
 mod start;
 mod status;
 mod stop;
+mod streams;
 mod vm;
 mod wallet;
 
@@ -65,7 +67,7 @@ enum Command {
     /// Run the provider as a service of systemd
     #[command(subcommand, long_about = service::SERVICE)]
     Service(service::Service),
-    /// Look at the settings
+    /// Look at the settings, and change those for payments
     #[command(subcommand)]
     Config(config::Config),
     /// Write, test, install, grant, switch and look at plugins
@@ -74,6 +76,9 @@ enum Command {
     /// Look at the prices of machines, and change them
     #[command(subcommand)]
     Pricing(pricing::Pricing),
+    /// What machines have earned: look at it, and withdraw it
+    #[command(subcommand, long_about = streams::STREAMS)]
+    Streams(streams::Streams),
     /// The provider's key, its money, and test money
     #[command(subcommand)]
     Wallet(wallet::Command),
@@ -125,6 +130,7 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         | Command::Wallet(_)
         | Command::Stop(_)
         | Command::Status(_)
+        | Command::Streams(_)
         | Command::Logs(_)
         | Command::Doctor(_)
         | Command::Service(_) => Overrides::default(),
@@ -159,14 +165,14 @@ pub fn main(serve: impl FnOnce(Settings) -> anyhow::Result<()>) -> ExitCode {
         Command::SignRequest(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Vm(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Stop(command) => on_runtime(command.run(&settings)).flatten(),
+        Command::Streams(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Status(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Logs(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Doctor(command) => on_runtime(command.run(&settings)).flatten(),
         Command::Service(command) => on_runtime(command.run(&settings)).flatten(),
-        Command::Config(command) => command
-            .run(&settings, &mut std::io::stdout().lock())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Into::into),
+        Command::Config(command) => {
+            command.run(&settings, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS)
+        }
         Command::Plugin(command) => command.run(&settings).map(|outcome| match outcome {
             plugin::Outcome::Done => ExitCode::SUCCESS,
             plugin::Outcome::NeedsConsent => ExitCode::from(WRONG_USAGE),

@@ -1,4 +1,5 @@
-//! What plugins are given, behind the traits that `plugins` asks for: the store, and the chains with the provider's key.
+//! What plugins are given, behind the traits that `plugins` asks for: the store, and the chains with the provider's key; and where
+//! the chains keep what is under way.
 
 use std::time::Duration;
 
@@ -7,15 +8,28 @@ use async_trait::async_trait;
 use serde_json::value::RawValue;
 
 use crate::{
-    chains::{self, ChainError, Chains, RpcError},
+    chains::{self, ChainError, Chains, Memory, MemoryError, RpcError},
     payments::streams::{MachineState, Machines},
     plugins::{
         Ethereum, Failure, FailureKind, StateError, StateStore,
         ethereum::{ChainFailure, Event, Receipt, RpcRefusal, Transaction},
     },
-    store::{PluginState, StoreError},
+    store::{PluginState, Store, StoreError},
     vms::{Phase, VmService},
 };
+
+#[async_trait]
+impl Memory for Store {
+    async fn recall(&self, chain: &str) -> Result<Option<String>, MemoryError> {
+        let read = self.hanging_transaction(chain.to_owned()).await;
+        read.map_err(|error| MemoryError(error.to_string()))
+    }
+
+    async fn remember(&self, chain: &str, text: String) -> Result<(), MemoryError> {
+        let written = self.save_hanging_transaction(chain.to_owned(), text).await;
+        written.map_err(|error| MemoryError(error.to_string()))
+    }
+}
 
 #[async_trait]
 impl Ethereum for Chains {
@@ -74,6 +88,7 @@ impl Ethereum for Chains {
             data: transaction.data.into(),
             value_wei: U256::from(transaction.value_wei),
             gas_limit: transaction.gas_limit,
+            key: None,
         };
         let receipt = Self::send_transaction(self, chain, call, timeout).await?;
         let event = |event: chains::Event| Event {
@@ -113,7 +128,7 @@ impl From<ChainError> for ChainFailure {
             | ChainError::Superseded { .. } => FailureKind::Unavailable,
             ChainError::Late { .. } | ChainError::NotMined { .. } => FailureKind::DeadlineExceeded,
             ChainError::NoToken { .. } => FailureKind::NotFound,
-            ChainError::Signing(_) => FailureKind::Internal,
+            ChainError::Signing(_) | ChainError::Memory { .. } => FailureKind::Internal,
         };
         Self::Provider(Failure::new(kind, text))
     }

@@ -6,8 +6,9 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 use super::{
     StoreError, VmRecord, connection,
     directory::{DATABASE, DataDirectory, LOCK_FILE},
-    vms,
+    payouts, streams, vms,
 };
+use crate::payments::streams::{Payout, Stream};
 
 /// The process that has this data directory, if one has. Asks the kernel's table of locks, since taking the lock to see
 /// whether it is free would get in the way of a provider that starts at that moment.
@@ -57,6 +58,23 @@ pub fn vms_at_rest(data_dir: &Path) -> Result<Option<Vec<VmRecord>>, StoreError>
     }
     let Some(connection) = connection::open_to_look(&path)? else { return Ok(None) };
     vms::all(&connection).map(Some).map_err(|error| error.at(&path))
+}
+
+/// The streams that the store of a provider knows, running or not, and what was collected of them; none where there never was one.
+/// Blocks.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn streams_at_rest(data_dir: &Path) -> Result<(Vec<Stream>, Vec<Payout>), StoreError> {
+    let path = data_dir.join(DATABASE);
+    let read = || match connection::open_to_look(&path)? {
+        // One that an older version left has no such table.
+        Some(connection) if connection.table_exists(None::<&str>, "payouts")? => {
+            Ok((streams::all(&connection)?, payouts::all(&connection)?))
+        }
+        _ => Ok(Default::default()),
+    };
+    read().map_err(|error: StoreError| error.at(&path))
 }
 
 /// Reads lines such as `1: FLOCK  ADVISORY  WRITE 4711 fd:01:131 0 EOF`.

@@ -2,17 +2,19 @@
 //!
 //! [`Store`] is a handle to a thread that owns the connection; calls are queued to it and awaited, so nothing blocks the
 //! async runtime. A write that has returned survives a power cut. A call whose caller has gone is carried out all
-//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `streams`, `nonces`, `plugin_state`, `rates`); their SQL lives in them and
+//! the same, whole or not at all. One file here per table family (`vms`, `jobs`, `streams`, `payouts`, `chains`, `nonces`, `plugin_state`, `rates`); their SQL lives in them and
 //! in `migrations/`, nowhere else. Only one provider at a time opens a data directory (`directory`).
 //!
 //! Called by `vms`, `owners`, `plugins` and `payments`, whose plain values it speaks in; calls nothing else of the host.
 
+mod chains;
 mod connection;
 mod directory;
 mod error;
 mod jobs;
 mod look;
 mod nonces;
+mod payouts;
 mod plugin_state;
 mod rates;
 mod streams;
@@ -32,7 +34,7 @@ use tokio::sync::oneshot;
 use directory::DataDirectory;
 pub use error::StoreError;
 pub use jobs::JobRecord;
-pub use look::{Held, holder, vms_at_rest};
+pub use look::{Held, holder, streams_at_rest, vms_at_rest};
 pub use nonces::UsedNonce;
 pub use plugin_state::PluginState;
 pub use rates::{RateRecord, read_glm_rate};

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, pa
 
 use super::{Store, StoreError, vms::timestamp};
 use crate::{
-    payments::streams::{PaymentState, Stream, StreamKey, Suspension},
+    payments::streams::{PaymentState, Stream, StreamKey, StreamReading, Suspension},
     plugins::payment_verifier::{Payment, Standing},
 };
 
@@ -22,13 +22,7 @@ impl Store {
 
     /// The stream with this key, if a machine was ever bound to it.
     pub async fn stream(&self, key: StreamKey) -> Result<Option<Stream>, StoreError> {
-        self.read(move |connection| {
-            let mut statement = connection
-                .prepare("SELECT * FROM streams WHERE contract = ?1 AND reference = ?2")?;
-            let mut rows = statement.query([key.contract.to_checksum(None), key.reference])?;
-            rows.next()?.map(stream).transpose()
-        })
-        .await
+        self.read(move |connection| one(connection, &key)).await
     }
 
     /// Binds another stream to a machine that there is; the one that paid for it before is let go.
@@ -56,6 +50,44 @@ impl Store {
         })
         .await
     }
+
+    /// Writes down a stream as it was read just now, and nothing else of it: what others keep of it stays as it is by then.
+    pub async fn save_reading(
+        &self,
+        key: StreamKey,
+        reading: StreamReading,
+    ) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            let Some(mut stream) = one(transaction, &key)? else {
+                return Err(StoreError::NoRecord(format!("the stream {}", key.reference)));
+            };
+            stream.payment = reading.payment;
+            stream.read_block = reading.block;
+            stream.read_block_time = reading.block_time;
+            stream.read_at = reading.at;
+            update(transaction, &stream)
+        })
+        .await
+    }
+
+    /// Nothing more comes of a stream whose machine is gone.
+    pub async fn settle_stream(&self, key: StreamKey) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            transaction.execute(
+                "UPDATE streams SET settled = 1 WHERE contract = ?1 AND reference = ?2 AND released_at IS NOT NULL",
+                params![key.contract.to_checksum(None), key.reference],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn one(connection: &Connection, key: &StreamKey) -> Result<Option<Stream>, StoreError> {
+    let mut statement =
+        connection.prepare("SELECT * FROM streams WHERE contract = ?1 AND reference = ?2")?;
+    let mut rows = statement.query([key.contract.to_checksum(None), key.reference.clone()])?;
+    rows.next()?.map(stream).transpose()
 }
 
 /// Binds a stream to a machine that is being admitted.
@@ -124,7 +156,7 @@ fn update(transaction: &Transaction<'_>, stream: &Stream) -> Result<(), StoreErr
         "UPDATE streams SET standing = :standing, token = :token, payer = :payer, payee = :payee, rate_wei = :rate_wei,
              start_time = :start_time, stop_time = :stop_time, deposit_wei = :deposit_wei, withdrawn_wei = :withdrawn_wei,
              read_block = :read_block, read_block_time = :read_block_time, read_at = :read_at,
-             suspended_at = :suspended_at, suspended_for = :suspended_for, settled = :settled
+             suspended_at = :suspended_at, suspended_for = :suspended_for, settled = max(settled, :settled)
          WHERE contract = :contract AND reference = :reference",
         named_params! {
             ":contract": stream.key.contract.to_checksum(None),

@@ -99,7 +99,7 @@ impl State {
                     None => Value::Null,
                     Some(_) => json!({
                         "transactionHash": hash, "blockNumber": U64::from(self.block), "status": "0x1",
-                        "gasUsed": "0x5208", "logs": [], "type": "0x2",
+                        "gasUsed": "0x5208", "logs": [], "type": "0x2", "effectiveGasPrice": "0x3",
                     }),
                 }
             }
@@ -140,7 +140,30 @@ impl AskChain for Paper {
 struct Fixture {
     paper: Arc<Paper>,
     signer: PrivateKeySigner,
+    notes: Arc<Notes>,
     sequence: Sequence,
+}
+
+/// What was written down.
+#[derive(Default)]
+struct Notes {
+    text: std::sync::Mutex<Option<String>>,
+    is_full: std::sync::atomic::AtomicBool,
+}
+
+#[async_trait]
+impl Memory for Notes {
+    async fn recall(&self, _: &str) -> Result<Option<String>, MemoryError> {
+        Ok(self.text.lock().unwrap().clone())
+    }
+
+    async fn remember(&self, _: &str, text: String) -> Result<(), MemoryError> {
+        if self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(MemoryError("the disk is full".into()));
+        }
+        *self.text.lock().unwrap() = Some(text);
+        Ok(())
+    }
 }
 
 impl Fixture {
@@ -162,8 +185,20 @@ impl Fixture {
         Fixture {
             paper: Arc::new(Paper(state.into())),
             signer: PrivateKeySigner::from_bytes(&B256::repeat_byte(0x17)).unwrap(),
-            sequence: Sequence::default(),
+            sequence: Sequence::new(Arc::<Notes>::default()),
+            notes: Arc::default(),
         }
+        .with_memory()
+    }
+
+    fn with_memory(mut self) -> Fixture {
+        self.restart();
+        self
+    }
+
+    /// What was only known to the process is gone.
+    fn restart(&mut self) {
+        self.sequence = Sequence::new(Arc::<Notes>::clone(&self.notes));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -176,19 +211,34 @@ impl Fixture {
     }
 
     async fn send(&self, what: u8) -> Result<Receipt, ChainError> {
-        let sender = Sender {
+        self.sender().send(call(what, None), WAITS).await
+    }
+
+    async fn send_once(&self, what: u8, key: &str) -> Result<Receipt, ChainError> {
+        self.sender().send(call(what, Some(key)), WAITS).await
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        Sender {
             chain: Arc::<Paper>::clone(&self.paper),
             sequence: &self.sequence,
             signer: &self.signer,
             max_gas_price_wei: CAP_WEI,
-        };
-        let call = Call {
-            to: Address::repeat_byte(0x60),
-            data: Bytes::from(vec![what]),
-            value_wei: U256::ZERO,
-            gas_limit: None,
-        };
-        sender.send(call, WAITS).await
+        }
+    }
+
+    async fn has_under_way(&self, key: &str) -> bool {
+        self.sequence.has_under_way("golem-base", key).await.unwrap()
+    }
+}
+
+fn call(what: u8, key: Option<&str>) -> Call {
+    Call {
+        to: Address::repeat_byte(0x60),
+        data: Bytes::from(vec![what]),
+        value_wei: U256::ZERO,
+        gas_limit: None,
+        key: key.map(str::to_owned),
     }
 }
 
@@ -255,12 +305,13 @@ async fn one_that_blocks_pass_over_is_offered_more_for_and_one_on_a_chain_that_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_an_earlier_run_of_the_provider_left_hanging_is_outbid() {
+async fn one_that_nobody_remembers_is_outbid() {
     let mut fixture = Fixture::new();
     fixture.state().mines = false;
     fixture.state().base_wei = 30 * GWEI;
     assert!(fixture.send(1).await.is_err());
-    fixture.sequence = Sequence::default();
+    *fixture.notes.text.lock().unwrap() = None;
+    fixture.restart();
     fixture.state().base_wei = GWEI;
     fixture.state().mines = true;
     fixture.send(2).await.unwrap();
@@ -355,6 +406,135 @@ async fn a_node_that_goes_away_after_the_transaction_was_sent_is_waited_for() {
     assert_eq!(fixture.mined(), [1]);
     fixture.state().is_down = true;
     assert!(matches!(fixture.send(2).await, Err(ChainError::Unreachable { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_mined_while_the_provider_was_down_is_not_sent_again() {
+    let mut fixture = Fixture::new();
+    fixture.state().mines = false;
+    assert!(fixture.send(1).await.is_err());
+    fixture.restart();
+    fixture.state().mine();
+    fixture.state().mines = true;
+    let receipt = fixture.send(1).await.unwrap();
+    assert_eq!(receipt.cost_wei(), Some(U256::from(3 * 21_000)));
+    assert_eq!(fixture.mined(), [1]);
+    fixture.send(1).await.unwrap();
+    assert_eq!(fixture.mined(), [1, 1], "what was asked for anew is done anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_signed_before_a_crash_goes_out_with_its_number() {
+    let mut fixture = Fixture::new();
+    fixture.state().mines = false;
+    // Cut off between the writing and the sending: the node never sees it.
+    fixture.state().refusals = ["internal error"].into();
+    assert!(fixture.send(1).await.is_err());
+    fixture.state().is_down = false;
+    assert!(fixture.send(1).await.is_err());
+    fixture.restart();
+    assert!(tokio::time::timeout(Duration::from_secs(3), fixture.send(1)).await.is_err());
+    let offered = fixture.state().pool.clone().unwrap().1;
+    assert_eq!((offered.nonce, offered.max_fee_per_gas), (0, 3 * GWEI), "as it was signed");
+    fixture.restart();
+    fixture.state().mines = true;
+    fixture.send(2).await.unwrap();
+    assert_eq!(fixture.mined(), [2], "the next call takes its place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_with_a_key_is_done_once_until_its_caller_is_done_with_it() {
+    let mut fixture = Fixture::new();
+    let first = fixture.send_once(1, "a").await.unwrap();
+    // Its caller died before it could write that down.
+    fixture.restart();
+    assert!(fixture.has_under_way("a").await && !fixture.has_under_way("b").await);
+    assert_eq!(fixture.send_once(1, "a").await.unwrap(), first);
+    // The same data for another reason is another call, and does not get in its way.
+    assert_ne!(fixture.send_once(1, "b").await.unwrap(), first);
+    fixture.restart();
+    assert_eq!(fixture.send_once(1, "a").await.unwrap(), first);
+    assert_eq!(fixture.mined(), [1, 1]);
+    fixture.sequence.forget("golem-base", "a").await;
+    fixture.restart();
+    assert!(!fixture.has_under_way("a").await && fixture.has_under_way("b").await);
+    // On another chain nothing was done.
+    fixture.state().chain_id = 42;
+    fixture.send_once(1, "b").await.unwrap();
+    assert_eq!(fixture.mined(), [1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_mined_although_another_was_to_take_its_place_is_remembered() {
+    let mut fixture = Fixture::new();
+    fixture.state().mines = false;
+    assert!(fixture.send_once(1, "a").await.is_err());
+    let first = fixture.state().pool.clone();
+    assert!(fixture.send(2).await.is_err());
+    // A miner that had not heard of the better offer took the first.
+    fixture.state().pool = first;
+    fixture.restart();
+    fixture.state().mine();
+    fixture.state().mines = true;
+    fixture.send(3).await.unwrap();
+    assert!(fixture.has_under_way("a").await);
+    fixture.send_once(1, "a").await.unwrap();
+    fixture.send(2).await.unwrap();
+    assert_eq!(fixture.mined(), [1, 3, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_down_is_not_sent() {
+    let fixture = Fixture::new();
+    let full = |is_full| fixture.notes.is_full.store(is_full, std::sync::atomic::Ordering::Relaxed);
+    full(true);
+    let refused = fixture.send(1).await.unwrap_err();
+    assert!(matches!(&refused, ChainError::Memory { .. }), "{refused}");
+    assert!(fixture.state().pool.is_none() && fixture.mined().is_empty());
+    full(false);
+    fixture.send(1).await.unwrap();
+    assert_eq!(fixture.mined(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_key_left_is_not_taken_for_ours() {
+    let mut fixture = Fixture::new();
+    fixture.state().mines = false;
+    assert!(fixture.send_once(1, "a").await.is_err());
+    fixture.signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x18)).unwrap();
+    fixture.restart();
+    fixture.state().pool = None;
+    fixture.state().mines = true;
+    fixture.send_once(1, "a").await.unwrap();
+    assert_eq!(fixture.mined(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lags_behind_does_not_make_anything_happen_twice() {
+    let fixture = Fixture::new();
+    fixture.state().mines = false;
+    assert!(fixture.send(1).await.is_err());
+    // The number is taken, and its receipt comes a moment later.
+    fixture.state().nonce = 1;
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let mut state = fixture.state();
+        let (hash, tx) = state.pool.take().unwrap();
+        state.order.push(tx.clone());
+        state.mined.insert(hash, tx);
+    };
+    let (sent, ()) = tokio::join!(fixture.send(1), late);
+    sent.unwrap();
+    assert_eq!(fixture.mined(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_call_would_cost_is_told_without_sending_it() {
+    let fixture = Fixture::new();
+    let quote = fixture.sender().quote(&call(1, None)).await.unwrap();
+    assert_eq!(quote, Quote { gas: 100_000, price_wei: 2 * GWEI });
+    assert_eq!(quote.cost_wei(), U256::from(200_000 * GWEI));
+    assert!(fixture.mined().is_empty() && fixture.state().pool.is_none());
 }
 
 #[test]

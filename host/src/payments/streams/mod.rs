@@ -8,18 +8,24 @@
 //!            verdict ◀── funding                     pure: what a stream is worth, what follows from that
 //!                           │
 //!                         book ──▶ statuses          what is known now, for the API
+//!
+//! plugin ◀─ collector ──▶ chains, rows                withdrawals, and settling when a machine is gone
+//!               │
+//!            ledger                                  pure: sums, what is due
 //! ```
 //!
 //! `model` is what is kept of a stream, `quotes` what a machine may be paid by, `view` how a stream is shown, `live` what the
 //! operator may change while all this runs. Time is the chain's, a block's timestamp; this machine's clock is asked only when
 //! the chain does not answer.
 //!
-//! Calls `store` and the traits of `plugins`, and machines through a trait of its own. Called by `api`, `admin` and the
+//! Calls `store`, `chains` and the traits of `plugins`, and machines through a trait of its own. Called by `api`, `admin` and the
 //! composition root; `vms` and `store` know a [`Ticket`] and a [`Stream`] as values.
 
 mod book;
+mod collector;
 pub mod funding;
 mod gate;
+pub mod ledger;
 pub mod live;
 mod machines;
 pub mod model;
@@ -44,11 +50,13 @@ use self::{
     verdict::Rules,
 };
 pub use self::{
+    collector::{Collector, CollectorParts, GAS_CAP, Purse, WithdrawError},
     gate::GateError,
     live::{LiveRules, NotAllowed, PaymentRules, RulesChange},
     machines::{MachineState, Machines},
     model::{
-        PaymentStatus, Payout, PayoutKind, PayoutState, Stream, StreamKey, Suspension, Ticket,
+        NewPayout, PaymentStatus, Payout, PayoutKind, PayoutResult, PayoutState, Stream, StreamKey,
+        StreamReading, Suspension, Ticket,
     },
     verdict::{PaymentState, Refusal},
     verifiers::{NoVerifier, Verifiers},

@@ -2,7 +2,7 @@
 
 use alloy::primitives::{Address, U256};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::verdict::PaymentState;
 use crate::plugins::payment_verifier::Payment;
@@ -143,8 +143,39 @@ pub struct Payout {
     pub error: Option<String>,
 }
 
+/// A stream as it stood at a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamReading {
+    pub payment: Payment,
+    pub block: u64,
+    /// In seconds since 1970-01-01 UTC.
+    pub block_time: u64,
+    /// When it was read, by this machine's clock.
+    pub at: Timestamp,
+}
+
+/// A transaction that is to collect money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPayout {
+    pub key: StreamKey,
+    pub chain: String,
+    pub kind: PayoutKind,
+    pub planned_at: Timestamp,
+    pub expected_wei: U256,
+}
+
+/// What is known of a transaction that collects money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PayoutResult {
+    pub state: PayoutState,
+    pub amount_wei: Option<U256>,
+    pub transaction: Option<String>,
+    pub gas_wei: Option<U256>,
+    pub error: Option<String>,
+}
+
 /// What a transaction does to its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PayoutKind {
     /// Collects what has run up.
@@ -154,7 +185,7 @@ pub enum PayoutKind {
 }
 
 /// How far a transaction has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PayoutState {
     /// Written down; perhaps sent.

@@ -1,5 +1,7 @@
 //! The gate and the monitor against a contract and machines in memory: what starts, what stops, what is kept.
 
+mod collecting;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -101,16 +103,21 @@ impl PaymentVerifier for Contract {
         Ok(Changes { up_to_block: block, references: Vec::new() })
     }
 
-    async fn collect(&self, _: &str) -> Result<PaymentCall, Failure> {
-        Err(Failure::new(FailureKind::Unsupported, "nothing is collected here"))
+    async fn collect(&self, reference: &str) -> Result<PaymentCall, Failure> {
+        Ok(PaymentCall { data: format!("collect {reference}").into_bytes(), gas_limit: 100_000 })
     }
 
-    async fn close(&self, _: &str) -> Result<PaymentCall, Failure> {
-        Err(Failure::new(FailureKind::Unsupported, "nothing is closed here"))
+    async fn close(&self, reference: &str) -> Result<PaymentCall, Failure> {
+        Ok(PaymentCall { data: format!("close {reference}").into_bytes(), gas_limit: 100_000 })
     }
 
-    async fn payouts(&self, _: &[Event]) -> Result<Vec<Payout>, Failure> {
-        Ok(Vec::new())
+    async fn payouts(&self, events: &[Event]) -> Result<Vec<Payout>, Failure> {
+        let payout = |event: &Event| {
+            let text = String::from_utf8(event.data.clone()).unwrap();
+            let (reference, amount) = text.split_once(' ').unwrap();
+            Payout { reference: reference.to_owned(), amount_wei: amount.parse().unwrap() }
+        };
+        Ok(events.iter().map(payout).collect())
     }
 }
 
@@ -222,6 +229,7 @@ impl Fixture {
             updated_at: now,
             error_message: None,
             progress: None,
+            ownership: crate::vms::Ownership::Nobody,
         };
         let job = Job {
             id: Uuid::new_v4(),
@@ -231,6 +239,7 @@ impl Fixture {
             error: None,
             created_at: now,
             updated_at: now,
+            ownership: crate::vms::Ownership::Nobody,
         };
         let job = JobRecord { job, vm_id: vm.id.clone() };
         let record = VmRecord { vm, ssh_key: None };
