@@ -52,7 +52,7 @@ use crate::{
     owners::Gatekeeper,
     payments::{
         pricing::Prices,
-        streams::{PaymentStatus, Streams},
+        streams::{Collector, PaymentStatus, Streams},
     },
     ports::verification::{Reachability, VerifierConfig},
     settings::{ApiSettings, Environment, Settings},
@@ -84,6 +84,8 @@ pub struct ApiState {
     gatekeeper: Option<Gatekeeper>,
     /// Absent where no payments are taken.
     streams: Option<Streams>,
+    /// Collects what a stream owes whose VM is gone. Absent where no payments are taken.
+    collector: Option<Collector>,
     port_checks: Option<PortCheckRules>,
 }
 
@@ -105,6 +107,7 @@ impl ApiState {
             advertising: None,
             gatekeeper: None,
             streams: None,
+            collector: None,
             port_checks: serves
                 .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
@@ -139,10 +142,10 @@ impl ApiState {
         Self { gatekeeper: Some(gatekeeper), ..self }
     }
 
-    /// With streams that machines have to be paid by.
+    /// With streams that machines have to be paid by, and who collects them.
     #[must_use]
-    pub fn with_streams(self, streams: Streams) -> Self {
-        Self { streams: Some(streams), ..self }
+    pub fn with_streams(self, streams: Streams, collector: Collector) -> Self {
+        Self { streams: Some(streams), collector: Some(collector), ..self }
     }
 
     /// How the payment of a VM stands, where a stream pays for it.
@@ -154,6 +157,13 @@ impl ApiState {
     fn streams_have_changed(&self) {
         if let Some(streams) = &self.streams {
             streams.look_soon();
+        }
+    }
+
+    /// A VM is gone: its stream is settled.
+    fn stream_is_over(&self) {
+        if let Some(collector) = &self.collector {
+            collector.settle_soon();
         }
     }
 

@@ -510,5 +510,6 @@ pub async fn delete(
 ) -> Result<Json<()>, ApiError> {
     state.vms.delete(&vm.id).await?;
     state.streams_have_changed();
+    state.stream_is_over();
     Ok(Json(()))
 }

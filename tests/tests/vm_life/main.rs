@@ -10,5 +10,6 @@ mod full_disk;
 mod given_back;
 mod killed;
 mod one_vm;
+mod paid;
 mod reference;
 mod two_vms;
