@@ -293,7 +293,7 @@ impl Node {
             Streams::new(&settings.payments, parts)
         });
         let api = match &streams {
-            Some(streams) => api.with_streams(streams.clone()),
+            Some(streams) => api.with_streams(streams.clone()).with_collector(collector.clone()),
             None => api,
         };
         let api = Api::new(api);

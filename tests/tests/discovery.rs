@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::Arc, time::Duration};
 use alloy::signers::local::PrivateKeySigner;
 use anyhow::{Context, Result, ensure};
 use golem_provider::{
-    chains::{Chains, Nodes},
+    chains::{Chains, NoMemory, Nodes},
     plugins::{conformance, harness::Harness},
 };
 use golem_provider_tests::{
@@ -62,7 +62,7 @@ async fn the_plugin_keeps_every_promise_of_an_advertiser() -> Result<()> {
     let harness = Harness::new(fs::read(&file)?)?
         .compiled_in(file.with_file_name("compiled").join("plugins"))
         .settings(json!({ "url": server.url() }))
-        .ethereum(Arc::new(Chains::new(no_nodes, signer, 0)));
+        .ethereum(Arc::new(Chains::new(no_nodes, signer, 0, Arc::new(NoMemory))));
     let never = CancellationToken::new();
     let report = conformance::run_advertiser(&harness, Arc::new(|_| {}), &never).await;
     ensure!(report.passed(), "{:#?}", report.outcomes);

@@ -52,7 +52,7 @@ use crate::{
     owners::Gatekeeper,
     payments::{
         pricing::Prices,
-        streams::{PaymentStatus, Streams},
+        streams::{Collector, PaymentStatus, Streams},
     },
     ports::verification::{Reachability, VerifierConfig},
     settings::{ApiSettings, Environment, Settings},
@@ -84,6 +84,8 @@ pub struct ApiState {
     gatekeeper: Option<Gatekeeper>,
     /// Absent where no payments are taken.
     streams: Option<Streams>,
+    /// What streams owe is collected by it.
+    collector: Option<Collector>,
     port_checks: Option<PortCheckRules>,
 }
 
@@ -105,6 +107,7 @@ impl ApiState {
             advertising: None,
             gatekeeper: None,
             streams: None,
+            collector: None,
             port_checks: serves
                 .then(|| PortCheckRules { allow_private, ..PortCheckRules::default() }),
             info: Arc::new(provider::WrittenInfo::new(
@@ -145,6 +148,12 @@ impl ApiState {
         Self { streams: Some(streams), ..self }
     }
 
+    /// With somebody who settles streams whose machines are gone.
+    #[must_use]
+    pub fn with_collector(self, collector: Collector) -> Self {
+        Self { collector: Some(collector), ..self }
+    }
+
     /// How the payment of a VM stands, where a stream pays for it.
     fn payment(&self, vm: &Vm) -> Option<Arc<PaymentStatus>> {
         self.streams.as_ref()?.status(&vm.id)
@@ -154,6 +163,9 @@ impl ApiState {
     fn streams_have_changed(&self) {
         if let Some(streams) = &self.streams {
             streams.look_soon();
+        }
+        if let Some(collector) = &self.collector {
+            collector.settle_soon();
         }
     }
 

@@ -229,7 +229,6 @@ impl Fixture {
             updated_at: now,
             error_message: None,
             progress: None,
-            ownership: crate::vms::Ownership::Nobody,
         };
         let job = Job {
             id: Uuid::new_v4(),
@@ -239,7 +238,6 @@ impl Fixture {
             error: None,
             created_at: now,
             updated_at: now,
-            ownership: crate::vms::Ownership::Nobody,
         };
         let job = JobRecord { job, vm_id: vm.id.clone() };
         let record = VmRecord { vm, ssh_key: None };

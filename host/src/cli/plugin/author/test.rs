@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{super::show, Unusable, read, read_text};
 use crate::{
-    chains::{Chains, Nodes},
+    chains::{Chains, NoMemory, Nodes},
     plugins::{
         Kind, Severity,
         conformance::{self, Event, Outcome, Report, Verdict},
@@ -123,7 +123,7 @@ impl Test {
             urls.entry(name.clone()).or_default().push(url.clone());
         }
         let nodes = Nodes::new(&urls).map_err(|error| Unusable(error.to_string()))?;
-        Ok(Chains::new(nodes, PrivateKeySigner::random(), u128::MAX))
+        Ok(Chains::new(nodes, PrivateKeySigner::random(), u128::MAX, Arc::new(NoMemory)))
     }
 
     async fn check(&self, harness: &Harness) -> Report {
