@@ -279,7 +279,7 @@ async fn a_requestor_that_takes_nothing_back_does_not_keep_the_provider_from_its
         let stream = created.first().context("no stream")?.streamId;
         rental.rent_on(name, stream).await?;
         // Enough to be worth the gas.
-        chain.pass_time(Duration::from_secs(3 * HOUR)).await?;
+        chain.pass_time(Duration::from_secs(2 * HOUR)).await?;
         rental.provider.client().delete(&format!("/vms/{name}")).await?.expect(200)?;
         let told = rental.until(stream, "a withdrawal", |told| !mined(told).is_empty()).await?;
         let all = told["transactions"].as_array().context("none")?;
@@ -289,7 +289,7 @@ async fn a_requestor_that_takes_nothing_back_does_not_keep_the_provider_from_its
         let on_chain = rental.market.contract.stream(chain, stream).await?;
         ensure!(wei(&mined(&told)[0]["amount"])? == on_chain.withdrawn, "{told:#}");
         // What is left is collected when it has run up.
-        chain.pass_time(Duration::from_secs(2 * HOUR)).await?;
+        chain.pass_time(Duration::from_secs(3 * HOUR)).await?;
         let asked = rental.provider.command(&["streams", "withdraw", "--vm-id", name]).await?;
         asked.code(0)?;
         let told = rental.until(stream, "settled", |told| told["state"] == "settled").await?;
