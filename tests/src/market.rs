@@ -73,6 +73,7 @@ impl Setup {
             .with("STREAM_PAYMENT_ADDRESS", market.contract.address.to_checksum(None))
             .with("GLM_TOKEN_ADDRESS", market.contract.token.to_checksum(None))
             .with("ETHEREUM_PRIVATE_KEY", ACCOUNTS[PROVIDER].1)
+            .with("RATE_LIMIT_PER_MINUTE", 0)
             .with("STREAM_MONITOR_ENABLED", "true")
             .with("STREAM_MONITOR_INTERVAL_SECONDS", 1)
     }

@@ -309,7 +309,7 @@ async fn a_contract_that_is_none_is_found_at_the_start_and_makes_no_machine() ->
     let none = Address::repeat_byte(0x22);
     // Contracts have the same addresses on every new chain: the second one of this account is the token.
     let another = account(0).create(1);
-    for (address, part) in [(none, "0x2222"), (another, "bytes")] {
+    for (address, part) in [(none, "0x2222"), (another, "not the payment contract")] {
         let address = address.to_checksum(None);
         let rental =
             Rental::begin_with(|setup| setup.with("STREAM_PAYMENT_ADDRESS", address)).await?;
