@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     book::{Book, Trouble},
     gate::Gate,
+    monitor::Reading,
     quotes::Quotes,
     verdict::Rules,
 };
@@ -243,13 +244,13 @@ impl Inner {
         let now = model::now();
         let view = |stream: Stream| {
             let (payment, time, problem) = match readings.get(&stream.key) {
-                Some(monitor::Reading::Found { payment: Some(payment), latest, .. }) => {
+                Some(Reading { payment: Some(payment), latest, .. }) => {
                     (payment.clone(), latest.time, None)
                 }
-                Some(monitor::Reading::Found { payment: None, latest, .. }) => {
+                Some(Reading { payment: None, latest, .. }) => {
                     (stream.payment.clone(), latest.time, Some(view::Problem::Unknown))
                 }
-                Some(monitor::Reading::Silent) | None => {
+                None => {
                     let other = "it belongs to another contract than the one that is configured";
                     let why = trouble.as_ref().map_or(other, Trouble::reason).to_owned();
                     let time = stream.chain_time(now);

@@ -64,10 +64,12 @@ pub(super) struct Rounds {
     no_events: bool,
 }
 
-/// What a stream's contract says, as far as it could be asked.
-pub(super) enum Reading {
-    Found { payment: Option<Payment>, at: Moment, latest: Moment },
-    Silent,
+/// What a stream's contract says. One that could not be asked has none.
+pub(super) struct Reading {
+    /// Absent: there is no such stream.
+    pub payment: Option<Payment>,
+    pub at: Moment,
+    pub latest: Moment,
 }
 
 /// What has to be done about a machine.
@@ -159,7 +161,7 @@ impl Inner {
         let mut deeds = Vec::new();
         let now = model::now();
         for stream in &mut streams {
-            let reading = readings.get(&stream.key).unwrap_or(&Reading::Silent);
+            let reading = readings.get(&stream.key);
             let (found, is_silent) = self.judge(rounds, stream, reading, rules, now);
             if stream.released_at.is_some() {
                 continue;
@@ -210,7 +212,7 @@ impl Inner {
         &self,
         rounds: &mut Rounds,
         stream: &mut Stream,
-        reading: &Reading,
+        reading: Option<&Reading>,
         rules: &PaymentRules,
         now: Timestamp,
     ) -> (Verdict, bool) {
@@ -219,26 +221,26 @@ impl Inner {
             let now = stream.chain_time(now);
             (verdict(Evidence::Silent { last: &stream.payment, now }, &verdict_rules), true)
         };
-        match reading {
-            Reading::Found { at, .. } if at.number < stream.read_block => silent(stream),
-            Reading::Found { payment: Some(payment), at, latest } => {
+        let Some(Reading { payment, at, latest }) = reading else { return silent(stream) };
+        if at.number < stream.read_block {
+            return silent(stream);
+        }
+        let evidence = match payment {
+            Some(payment) => {
                 rounds.missing_since.remove(&stream.key);
                 stream.payment = payment.clone();
                 stream.read_block = at.number;
                 stream.read_block_time = latest.time;
                 stream.read_at = now;
-                let evidence = Evidence::Read { payment, now: latest.time };
-                (verdict(evidence, &verdict_rules), false)
+                Evidence::Read { payment, now: latest.time }
             }
-            Reading::Found { payment: None, at, latest } => {
+            None => {
                 let since = *rounds.missing_since.entry(stream.key.clone()).or_insert(at.number);
                 let settled = at.number >= since.saturating_add(SETTLED_BLOCKS);
-                let evidence =
-                    Evidence::Absent { last: &stream.payment, now: latest.time, settled };
-                (verdict(evidence, &verdict_rules), false)
+                Evidence::Absent { last: &stream.payment, now: latest.time, settled }
             }
-            Reading::Silent => silent(stream),
-        }
+        };
+        (verdict(evidence, &verdict_rules), false)
     }
 
     /// Reads all streams that can be read. What is not in the answer could not be asked.
@@ -288,7 +290,7 @@ impl Inner {
             let snapshot = snapshot.map_err(GateError::of)?;
             for (key, payment) in keys.iter().zip(snapshot.payments) {
                 let (at, latest) = (snapshot.at, snapshot.latest);
-                readings.insert((*key).clone(), Reading::Found { payment, at, latest });
+                readings.insert((*key).clone(), Reading { payment, at, latest });
             }
         }
         Ok(())

@@ -513,10 +513,14 @@ async fn a_stream_that_disappears_is_looked_for_again_before_its_machine_stops()
         assert!(fixture.round().await.is_empty());
     }
     // The reorganisation is over: it was mined again.
-    fixture.contract.set(|state| drop(state.payments.insert("7".to_owned(), payment)));
+    fixture.contract.set(|state| {
+        state.payments.insert("7".to_owned(), payment);
+    });
     fixture.contract.pass(2);
     assert!(fixture.round().await.is_empty());
-    fixture.contract.set(|state| drop(state.payments.remove("7")));
+    fixture.contract.set(|state| {
+        state.payments.remove("7");
+    });
     fixture.contract.set(|state| state.block += SETTLED_BLOCKS);
     assert!(fixture.round().await.is_empty());
     fixture.contract.set(|state| state.block += SETTLED_BLOCKS);
