@@ -121,6 +121,7 @@ async fn earnings_are_shown_and_withdrawn_by_hand_to_the_wei() -> Result<()> {
     ensure!(one["outcome"] == "collected" && one["kind"] == "withdraw", "{done:#}");
     let came = rental.has(PROVIDER).await? - before;
     ensure!(wei(&one["amount"])? == came && came >= U256::from(rental.rate) * U256::from(1000));
+    ensure!(done["withdrawals"].as_array().map(Vec::len) == Some(1), "{done:#}");
     let told = rental.told(stream).await?;
     ensure!(wei(&told["withdrawn"])? == came, "{told:#}");
     let on_chain = rental.market.contract.stream(&rental.market.chain, stream).await?;

@@ -31,7 +31,7 @@ machine that is gone has earned is collected in any case.
   golem-provider config withdraw --enable --interval 86400 --min-wei 1000000000000000000";
 
 #[derive(Debug, Args)]
-#[group(id = "monitor_changes", required = true, multiple = true)]
+#[group(id = "changes", required = true, multiple = true, args = ["enable", "disable", "interval", "min_remaining", "retention"])]
 pub struct Monitor {
     /// Stop machines that nobody pays for
     #[arg(long)]
@@ -53,7 +53,7 @@ pub struct Monitor {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "withdraw_changes", required = true, multiple = true)]
+#[group(id = "changes", required = true, multiple = true, args = ["enable", "disable", "interval", "min_wei"])]
 pub struct Withdraw {
     /// Withdraw what was earned from time to time
     #[arg(long)]
@@ -72,7 +72,6 @@ pub struct Withdraw {
 }
 
 #[derive(Debug, Args)]
-#[group(skip)]
 struct Output {
     /// For programs: all that counts now
     #[arg(long)]

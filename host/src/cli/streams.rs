@@ -73,7 +73,7 @@ pub struct Withdraw {
     /// From the streams of this machine, by its name or id
     #[arg(long, value_name = "VM")]
     vm_id: Option<String>,
-    /// From every stream that owes something
+    /// From all streams
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -334,8 +334,9 @@ impl Withdraw {
             Some(vm) => of_vm(ledger, vm)?,
             None => ledger.streams.iter().collect(),
         };
+        // What there is, the provider finds out: what its books say may be some minutes old.
         let owing: Vec<&StreamReport> =
-            streams.into_iter().filter(|stream| stream.withdrawable.wei != "0").collect();
+            streams.into_iter().filter(|stream| stream.state != StreamState::Settled).collect();
         let mut done = Vec::new();
         let waiting = Waiting::for_("asking the provider");
         for (index, stream) in owing.iter().enumerate() {
