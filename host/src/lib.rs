@@ -15,7 +15,7 @@
 //!          │   └ plugins          backends behind one trait; the engine that runs components
 //!          ├ owners               who asks: signatures of requests, and that none counts twice
 //!          ├ discovery            being found: what is said where, and whether it is seen
-//!          ├ payments             the key that stands for the provider, its money, prices
+//!          ├ payments             the key that stands for the provider, prices, streams that machines are paid by
 //!          └ chains               nodes of Ethereum chains, and transactions with that key
 //! service_manager                what systemd is told
 //! http_client                    questions to servers that are not ours: bounded, with a deadline

@@ -65,7 +65,6 @@ pub use self::{
 };
 use crate::{
     payments::pricing::Prices,
-    plugins::payment_verifier::Payment,
     resources::Amounts,
     settings::PaymentSettings,
     store::{Store, StoreError},
@@ -260,23 +259,5 @@ impl Inner {
             StreamView::new(&stream, payment, time, payee, problem)
         };
         streams.into_iter().map(view).collect()
-    }
-}
-
-/// Is this payment one that a machine of ours could run on now? Else why not, in the words that requestors' programs know.
-fn reason(payment: &Payment, now: u64, payee: Address) -> Option<&'static str> {
-    use alloy::primitives::U256;
-
-    use crate::plugins::payment_verifier::Standing;
-    match payment.standing {
-        Standing::Closed => Some("stream terminated"),
-        _ if payment.payee != payee => Some("recipient mismatch"),
-        _ if payment.deposit_wei.is_zero() => Some("no deposit"),
-        _ if payment.start_time > U256::from(now) => Some("stream not started"),
-        Standing::Halted => Some("stream halted"),
-        Standing::Open if funding::Funding::at(payment, now).remaining_seconds == 0 => {
-            Some("stream ran out")
-        }
-        Standing::Open => None,
     }
 }

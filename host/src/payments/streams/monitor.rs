@@ -106,7 +106,7 @@ pub(super) async fn run(
         let look_at_events = Instant::now() + EVENTS_EVERY.min(now.monitor.interval);
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = rules.changed() => due = Instant::now(),
+            Ok(()) = rules.changed() => due = Instant::now(),
             () = inner.wake.notified() => due = Instant::now(),
             Some(done) = deeds.join_next() => match done {
                 Ok((vm_id, done)) => {

@@ -4,7 +4,7 @@ use alloy::primitives::{Address, U256};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{funding::Funding, model::Stream, reason};
+use super::{funding::Funding, model::Stream};
 use crate::plugins::payment_verifier::{Payment, Standing};
 
 /// A stream as `GET /vms/{id}/stream` tells it.
@@ -138,5 +138,20 @@ impl StreamView {
             reason: reason.unwrap_or_else(|| "ok".to_owned()),
             lookup_failed,
         }
+    }
+}
+
+/// Is this payment one that a machine of ours could run on now? Else why not, in the words that requestors' programs know.
+fn reason(payment: &Payment, now: u64, payee: Address) -> Option<&'static str> {
+    match payment.standing {
+        Standing::Closed => Some("stream terminated"),
+        _ if payment.payee != payee => Some("recipient mismatch"),
+        _ if payment.deposit_wei.is_zero() => Some("no deposit"),
+        _ if payment.start_time > U256::from(now) => Some("stream not started"),
+        Standing::Halted => Some("stream halted"),
+        Standing::Open if Funding::at(payment, now).remaining_seconds == 0 => {
+            Some("stream ran out")
+        }
+        Standing::Open => None,
     }
 }
