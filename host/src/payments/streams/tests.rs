@@ -26,7 +26,7 @@ use crate::{
     plugins::{
         Failure, FailureKind, PaymentVerifier,
         payment_verifier::{
-            Changes, Event, Moment, PaymentCall, Payout, Snapshot, Standing, Terms,
+            Changes, Event, Moment, Payment, PaymentCall, Payout, Snapshot, Standing, Terms,
         },
     },
     settings::{StreamMonitorSettings, WithdrawalSettings},
