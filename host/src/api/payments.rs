@@ -14,7 +14,7 @@ use super::{
     versioned,
     vms::{AnyState, ThisVm},
 };
-use crate::payments::streams::GateError;
+use crate::{payments::streams::GateError, store::StoreError};
 
 pub fn routes() -> Router<AnyState> {
     Router::new().route(&versioned("/payments/streams"), get(streams))
@@ -36,11 +36,7 @@ pub async fn streams(
     let Some(streams) = &state.streams else {
         return Ok(Json([(); 0]).into_response());
     };
-    let mut views = streams.views().await.map_err(|error| {
-        tracing::error!("the streams cannot be told: {error}");
-        let text = "the provider could not read its database; try again later";
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "database_failed", text)
-    })?;
+    let mut views = streams.views().await.map_err(|error| unreadable(&error))?;
     let may_see =
         |name: &str| state.vms.get(name).is_ok_and(|vm| vm.ownership.admits(caller).is_ok());
     views.retain(|view| may_see(&view.vm_id));
@@ -58,6 +54,7 @@ pub async fn streams(
         (status = 403, description = "Another's", body = ErrorBody),
         (status = 404, description = "No such VM, or one that no stream pays for", body = ErrorBody),
         (status = 502, description = "The chain cannot be asked", body = ErrorBody),
+        (status = 503, description = "The provider cannot read its database", body = ErrorBody),
     ))]
 pub async fn stream(
     State(state): State<AnyState>,
@@ -71,7 +68,8 @@ pub async fn stream(
         ));
     };
     let ThisVm(vm) = vm?;
-    let view = streams.view(&vm.id).await.ok_or_else(|| {
+    let view = streams.view(&vm.id).await.map_err(|error| unreadable(&error))?;
+    let view = view.ok_or_else(|| {
         let text = format!("Not Found: no stream mapped for VM '{}'", vm.name);
         ApiError::new(StatusCode::NOT_FOUND, "no_stream", text)
     })?;
@@ -79,6 +77,12 @@ pub async fn stream(
         return Err(ApiError::new(StatusCode::BAD_GATEWAY, "stream_lookup_failed", view.reason));
     }
     Ok(Json(view).into_response())
+}
+
+fn unreadable(error: &StoreError) -> ApiError {
+    tracing::error!("the streams cannot be told: {error}");
+    let text = "the provider could not read its database; try again later";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "database_failed", text)
 }
 
 impl From<GateError> for ApiError {
@@ -90,6 +94,7 @@ impl From<GateError> for ApiError {
             GateError::NoStream { .. } => refused("stream_needed"),
             GateError::BadReference(_) => refused("stream_bad_reference"),
             GateError::Refused { refusal, .. } => refused(refusal.code()),
+            GateError::Store(error) => unreadable(error),
             GateError::NoPrice => not_now("no_price"),
             GateError::ChainSilent { .. } => not_now("chain_unreachable"),
             GateError::NoVerifier(_) | GateError::Misconfigured { .. } => {

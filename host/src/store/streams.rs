@@ -25,6 +25,18 @@ impl Store {
         self.read(move |connection| one(connection, &key)).await
     }
 
+    /// The stream that pays for the machine with this instance id. There is one at a time.
+    pub async fn stream_of_vm(&self, vm_id: &str) -> Result<Option<Stream>, StoreError> {
+        let vm_id = vm_id.to_owned();
+        self.read(move |connection| {
+            let mut statement = connection
+                .prepare("SELECT * FROM streams WHERE vm_id = ?1 AND released_at IS NULL")?;
+            let mut rows = statement.query([vm_id])?;
+            rows.next()?.map(stream).transpose()
+        })
+        .await
+    }
+
     /// Binds another stream to a machine that there is; the one that paid for it before is let go.
     pub async fn rebind_stream(&self, stream: Stream) -> Result<(), StoreError> {
         self.write(move |transaction| {

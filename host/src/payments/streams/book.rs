@@ -1,13 +1,13 @@
 //! The streams that matter now, in memory, for those who ask all the time. Follows the store; never waits for anything.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use super::{
     gate::GateError,
-    model::{PaymentStatus, Stream, StreamKey},
+    model::{PaymentStatus, Stream},
     verifiers::NoVerifier,
 };
 
@@ -17,8 +17,8 @@ pub(super) struct Book(RwLock<Pages>);
 
 #[derive(Default)]
 struct Pages {
-    /// Those that are not settled.
-    streams: HashMap<StreamKey, Stream>,
+    /// Of those that are not settled, under whichever contract.
+    references: HashSet<String>,
     /// By instance id.
     statuses: HashMap<String, Arc<PaymentStatus>>,
     /// Why the last attempt to read came to nothing, if so.
@@ -60,17 +60,9 @@ impl Book {
         self.read(|pages| pages.statuses.get(vm_id).cloned())
     }
 
-    /// The stream that pays for this machine, or paid for it last.
-    pub fn of_vm(&self, vm_id: &str) -> Option<Stream> {
-        self.read(|pages| {
-            let of_vm = pages.streams.values().filter(|stream| stream.vm_id == vm_id);
-            of_vm.max_by_key(|stream| stream.bound_at).cloned()
-        })
-    }
-
     /// Is a stream of this reference among them, under whichever contract?
     pub fn holds(&self, reference: &str) -> bool {
-        self.read(|pages| pages.streams.keys().any(|key| key.reference == reference))
+        self.read(|pages| pages.references.contains(reference))
     }
 
     /// Why streams cannot be read, as of the last attempt.
@@ -84,9 +76,9 @@ impl Book {
 
     /// All streams anew; statuses of machines that are not there any more are dropped.
     pub fn replace(&self, streams: Vec<Stream>, statuses: HashMap<String, Arc<PaymentStatus>>) {
-        let streams = streams.into_iter().map(|stream| (stream.key.clone(), stream)).collect();
+        let references = streams.into_iter().map(|stream| stream.key.reference).collect();
         self.write(|pages| {
-            pages.streams = streams;
+            pages.references = references;
             pages.statuses = statuses;
         });
     }

@@ -11,8 +11,12 @@ use super::{
     verifiers::{NoVerifier, Verifiers},
 };
 use crate::{
-    plugins::{Failure, FailureKind},
+    plugins::{
+        Failure, FailureKind, PaymentVerifier,
+        payment_verifier::{Moment, Payment, Terms},
+    },
     resources::Amounts,
+    store::StoreError,
 };
 
 /// Why no machine is made or started.
@@ -35,6 +39,8 @@ pub enum GateError {
     ChainSilent { reason: String },
     #[error(transparent)]
     NoVerifier(#[from] NoVerifier),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The contract is none, or another one.
     #[error("this provider cannot check payments until its operator has mended this: {reason}")]
     Misconfigured { reason: String },
@@ -46,7 +52,10 @@ impl GateError {
         match self {
             Self::NoPrice | Self::ChainSilent { .. } => Some(Duration::from_secs(30)),
             Self::NoVerifier(_) | Self::Misconfigured { .. } => Some(Duration::from_secs(300)),
-            Self::NoStream { .. } | Self::BadReference(_) | Self::Refused { .. } => None,
+            Self::NoStream { .. }
+            | Self::BadReference(_)
+            | Self::Refused { .. }
+            | Self::Store(_) => None,
         }
     }
 
@@ -60,6 +69,12 @@ impl GateError {
             _ => Self::Misconfigured { reason },
         }
     }
+}
+
+/// What a payment was read at.
+struct Blocks {
+    at: Moment,
+    latest: Moment,
 }
 
 /// What the gate goes by.
@@ -87,21 +102,15 @@ impl Gate {
         };
         let reference = verifier.check_reference(reference).await.map_err(GateError::of)?;
         let terms = verifier.terms().await.map_err(GateError::of)?;
-        let references = [reference.clone()];
-        let snapshot =
-            verifier.read(&references, self.confirmations).await.map_err(GateError::of)?;
-        let payment = snapshot.payments.into_iter().next().flatten();
-        let needs = Needs { payee: self.payee, tokens: terms.tokens, rate_wei_per_second };
-        let refused = |refusal| GateError::Refused { reference: reference.clone(), refusal };
-        may_start(payment.as_ref(), &needs, rules, snapshot.latest.time).map_err(refused)?;
-        let unknown = || refused(Refusal::Unknown { payee: self.payee });
+        let needs = self.needs(&terms, rate_wei_per_second);
+        let (payment, read) = self.examine(&*verifier, &reference, &needs, rules).await?;
         Ok(Ticket {
-            key: StreamKey { contract: terms.contract, reference: reference.clone() },
+            key: StreamKey { contract: terms.contract, reference },
             verifier: verifier.name().to_owned(),
             chain: terms.chain,
-            payment: payment.ok_or_else(unknown)?,
-            read_block: snapshot.at.number,
-            read_block_time: snapshot.latest.time,
+            payment,
+            read_block: read.at.number,
+            read_block_time: read.latest.time,
             read_at: model::now(),
         })
     }
@@ -118,17 +127,30 @@ impl Gate {
             );
             return Err(GateError::Misconfigured { reason });
         }
-        let references = [reference.clone()];
+        let needs = self.needs(&terms, stream.payment.rate_wei_per_second);
+        self.examine(&*verifier, reference, &needs, rules).await.map(drop)
+    }
+
+    fn needs(&self, terms: &Terms, rate_wei_per_second: U256) -> Needs {
+        Needs { payee: self.payee, tokens: terms.tokens.clone(), rate_wei_per_second }
+    }
+
+    /// Reads a payment and judges it. Answers it with the blocks of that.
+    async fn examine(
+        &self,
+        verifier: &dyn PaymentVerifier,
+        reference: &str,
+        needs: &Needs,
+        rules: &Rules,
+    ) -> Result<(Payment, Blocks), GateError> {
+        let references = [reference.to_owned()];
         let snapshot =
             verifier.read(&references, self.confirmations).await.map_err(GateError::of)?;
-        let payment = snapshot.payments.first().and_then(Option::as_ref);
-        let needs = Needs {
-            payee: self.payee,
-            tokens: terms.tokens,
-            rate_wei_per_second: stream.payment.rate_wei_per_second,
-        };
-        may_start(payment, &needs, rules, snapshot.latest.time)
-            .map(drop)
-            .map_err(|refusal| GateError::Refused { reference: reference.clone(), refusal })
+        let payment = snapshot.payments.into_iter().next().flatten();
+        let refused = |refusal| GateError::Refused { reference: reference.to_owned(), refusal };
+        may_start(payment.as_ref(), needs, rules, snapshot.latest.time).map_err(refused)?;
+        let unknown = || refused(Refusal::Unknown { payee: needs.payee });
+        let payment = payment.ok_or_else(unknown)?;
+        Ok((payment, Blocks { at: snapshot.at, latest: snapshot.latest }))
     }
 }

@@ -136,7 +136,8 @@ impl Streams {
     /// # Errors
     /// Why it may not, for its requestor.
     pub async fn may_start(&self, vm_id: &str) -> Result<(), GateError> {
-        match self.0.book.of_vm(vm_id) {
+        // Out of the store, not the book, which is empty until the first look: nothing starts for not having been looked at yet.
+        match self.0.store.stream_of_vm(vm_id).await? {
             Some(stream) if self.are_wanted() => self.0.gate.renew(&stream, &self.0.rules()).await,
             _ => Ok(()),
         }
@@ -191,10 +192,12 @@ impl Streams {
     }
 
     /// The stream of a machine as it stands now, freshly read where that is possible. Absent where it has none.
-    pub async fn view(&self, vm_id: &str) -> Option<StreamView> {
-        let stream = self.0.book.of_vm(vm_id).or(self.0.of_vm_in_store(vm_id).await)?;
-        let mut views = self.0.views(vec![stream]).await;
-        views.pop()
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn view(&self, vm_id: &str) -> Result<Option<StreamView>, StoreError> {
+        let stream = self.0.store.stream_of_vm(vm_id).await?;
+        Ok(self.0.views(stream.into_iter().collect()).await.pop())
     }
 
     /// The streams of all machines there are, as they stand now.
@@ -230,13 +233,10 @@ impl Inner {
         Rules { min_remaining: rules.min_remaining, create_grace: self.create_grace }
     }
 
-    /// For a machine that was admitted since the last look.
-    async fn of_vm_in_store(&self, vm_id: &str) -> Option<Stream> {
-        let streams = self.store.streams().await.ok()?;
-        streams.into_iter().rev().find(|stream| stream.vm_id == vm_id)
-    }
-
     async fn views(&self, streams: Vec<Stream>) -> Vec<StreamView> {
+        if streams.is_empty() {
+            return Vec::new();
+        }
         let payee = self.gate.payee;
         let readings = self.read_all(&streams).await;
         let trouble = self.book.trouble();

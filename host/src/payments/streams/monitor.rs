@@ -170,11 +170,8 @@ impl Inner {
             let enabled = rules.monitor.enabled;
             tell(rounds, stream, &found, enabled, is_silent);
             match (found.stop, state) {
-                (false, _) | (true, None | Some(MachineState::Neither)) => {
-                    if !found.stop {
-                        stream.suspended = None;
-                    }
-                }
+                (false, _) => stream.suspended = None,
+                (true, None | Some(MachineState::Neither)) => {}
                 (true, Some(MachineState::Runs)) => {
                     stream.suspended = None;
                     if enabled {

@@ -419,6 +419,19 @@ async fn a_top_up_brings_a_stopped_machine_back() {
 }
 
 #[tokio::test]
+async fn nothing_starts_unpaid_because_nobody_has_looked_yet() {
+    let mut fixture = Fixture::new().await;
+    fixture.open(7, 86_400);
+    let id = fixture.rent(7).await.unwrap();
+    fixture.round().await;
+    fixture.contract.pass(90_000);
+    // A provider that has just begun again.
+    fixture.restart();
+    let refused = fixture.streams.may_start(&id).await.unwrap_err().to_string();
+    assert!(refused.contains("run out"), "{refused}");
+}
+
+#[tokio::test]
 async fn another_stream_takes_the_place_of_one_that_has_ended() {
     let mut fixture = Fixture::new().await;
     fixture.open(7, 86_400);
@@ -579,7 +592,7 @@ async fn a_stream_is_shown_with_the_words_and_numbers_that_clients_read() {
     let id = fixture.rent(7).await.unwrap();
     fixture.contract.pass(600);
     fixture.round().await;
-    let view = serde_json::to_string(&fixture.streams.view(&id).await.unwrap()).unwrap();
+    let view = serde_json::to_string(&fixture.streams.view(&id).await.unwrap().unwrap()).unwrap();
     let vested = RATE * 600;
     for part in [
         r#""vm_id":"vm-7""#,
@@ -595,10 +608,10 @@ async fn a_stream_is_shown_with_the_words_and_numbers_that_clients_read() {
         assert!(view.contains(part), "{part} in {view}");
     }
     fixture.contract.change("7", |payment| payment.standing = Standing::Halted);
-    assert_eq!(fixture.streams.view(&id).await.unwrap().reason, "stream halted");
+    assert_eq!(fixture.streams.view(&id).await.unwrap().unwrap().reason, "stream halted");
     let down = Failure::new(FailureKind::Unavailable, "no node answers");
     fixture.contract.set(|state| state.failure = Some(down));
-    let view = fixture.streams.view(&id).await.unwrap();
+    let view = fixture.streams.view(&id).await.unwrap().unwrap();
     assert!(!view.verified && view.reason.starts_with("stream lookup failed: "), "{view:?}");
     assert_eq!(fixture.streams.views().await.unwrap().len(), 1);
 }
