@@ -1,9 +1,10 @@
 //! The proxy beside HAProxy in TCP mode, a loop of tokio's own copy, and a minimal loop that splices.
 //!
-//! Each relay is a process of its own; clients and the machine behind the relay are this one. `relays` has the four,
-//! `work` what they have to do.
+//! Each relay is a process of its own; clients and the machine behind the relay are this one. `relays` has the four, `splice` one of
+//! them in a file of its own, `work` what they have to do.
 
 mod relays;
+mod splice;
 mod work;
 
 use anyhow::Result;

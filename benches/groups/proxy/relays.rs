@@ -1,26 +1,22 @@
 //! The relays that are compared: the provider's proxy, HAProxy, and two loops that show what is possible and what is usual.
 //!
-//! Each has as many threads as there are cores, but for the splice loop, which has two for every connection: it is the
-//! reference for bytes, not for connections.
+//! Each has as many threads as there are cores.
 
 use std::{
     fs,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 use golem_provider::proxy::{Proxy, ProxyConfig};
 use golem_provider_benches::processes::{Role, Running, cores, in_role};
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tempfile::TempDir;
+
+use crate::splice;
 
 /// More than any of the work needs.
 const MAX_CONNECTIONS: usize = 5_000;
-
-/// The pipes of the splice loop, and what it moves at most at once.
-const PIPE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -96,7 +92,7 @@ fn haproxy(port: u16, target: SocketAddr) -> Result<(Command, Option<TempDir>)> 
 pub fn run(role: &Role) -> Result<()> {
     let (port, target) = (role.argument(0)?, role.argument(1)?);
     if role.name == Kind::Splice.name() {
-        return splice_loop(port, target);
+        return splice::run(port, target);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -136,37 +132,4 @@ async fn copy_loop(port: u16, target: SocketAddr) -> Result<()> {
             tokio::io::copy_bidirectional(&mut client, &mut machine).await
         });
     }
-}
-
-fn splice_loop(port: u16, target: SocketAddr) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    for client in listener.incoming() {
-        let client = client?;
-        std::thread::spawn(move || -> Result<()> {
-            let machine = TcpStream::connect(target)?;
-            client.set_nodelay(true)?;
-            machine.set_nodelay(true)?;
-            std::thread::scope(|scope| {
-                let up = scope.spawn(|| one_way(&client, &machine));
-                let down = one_way(&machine, &client);
-                up.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?.and(down)
-            })
-        });
-    }
-    Ok(())
-}
-
-fn one_way(from: &TcpStream, to: &TcpStream) -> Result<()> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    fcntl_setpipe_size(&write, PIPE_BYTES)?;
-    loop {
-        let mut bytes = splice(from.as_fd(), None, &write, None, PIPE_BYTES, SpliceFlags::MOVE)?;
-        if bytes == 0 {
-            break;
-        }
-        while bytes > 0 {
-            bytes -= splice(&read, None, to.as_fd(), None, bytes, SpliceFlags::MOVE)?;
-        }
-    }
-    Ok(to.shutdown(Shutdown::Write)?)
 }

@@ -65,10 +65,13 @@ impl Future for Relay {
         let (to_vm, to_client) = (to_vm?, to_client?);
 
         if to_vm == Progress::Ended && to_client == Progress::Ended {
+            // Closing passes on what has not been passed on yet.
             relay.client.ended_well();
             relay.vm.ended_well();
             return Poll::Ready(Ok(()));
         }
+        relay.to_vm.pass_on_end(&relay.vm, to_vm)?;
+        relay.to_client.pass_on_end(&relay.client, to_client)?;
         if to_vm == Progress::OutOfTurn || to_client == Progress::OutOfTurn {
             // Comes back after the runtime has looked for other events, unlike waking oneself.
             let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -90,13 +93,13 @@ impl Drop for Relay {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
     /// Nothing to take, or no room to deliver; the sockets will wake the task.
     Waiting,
     /// There is more to do at once, but others have a turn first.
     OutOfTurn,
-    /// The end of the stream has been passed on.
+    /// Everything is delivered; what is left is to pass on the end.
     Ended,
 }
 
@@ -127,9 +130,6 @@ impl Direction {
         delivered: &AtomicU64,
         cx: &mut Context<'_>,
     ) -> io::Result<Progress> {
-        if self.end_passed_on {
-            return Ok(Progress::Ended);
-        }
         let mut taken = 0;
         let progress = loop {
             if !self.has_delivered_all() {
@@ -142,8 +142,6 @@ impl Direction {
                 }
             }
             if self.source_ended {
-                to.end_writes()?;
-                self.end_passed_on = true;
                 break Progress::Ended;
             }
             if taken >= TURN_BYTES {
@@ -165,6 +163,14 @@ impl Direction {
             self.give_back_pipe(pipes);
         }
         Ok(progress)
+    }
+
+    fn pass_on_end(&mut self, to: &Socket, progress: Progress) -> io::Result<()> {
+        if progress == Progress::Ended && !self.end_passed_on {
+            to.end_writes()?;
+            self.end_passed_on = true;
+        }
+        Ok(())
     }
 
     fn has_delivered_all(&self) -> bool {

@@ -188,13 +188,7 @@ pub(super) struct Connecting {
 
 impl Connecting {
     pub(super) fn start(target: SocketAddr, keep_alive: KeepAlive) -> io::Result<Connecting> {
-        let family = match target {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let fd = stream_socket(family)?;
-        sockopt::set_tcp_nodelay(&fd, true)?;
-        set_keep_alive(&fd, keep_alive)?;
+        let fd = socket_towards(target, keep_alive)?;
         match rustix::net::connect(&fd, &target) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -230,11 +224,6 @@ impl Connecting {
         self.socket
     }
 
-    #[cfg(test)]
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.stream.as_fd()
-    }
-
     /// A connection to a port of this machine that nobody listens on can meet itself, when the
     /// kernel happens to choose that very port for the near end.
     fn not_itself(&self) -> io::Result<()> {
@@ -243,6 +232,21 @@ impl Connecting {
         }
         Ok(())
     }
+}
+
+/// A socket for a connection to `target`, with its options and nothing else.
+pub(super) fn socket_towards(target: SocketAddr, keep_alive: KeepAlive) -> io::Result<OwnedFd> {
+    let family = match target {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let fd = stream_socket(family)?;
+    sockopt::set_tcp_nodelay(&fd, true)?;
+    // Nobody on this machine vanishes: its kernel ends the connections of a process that does.
+    if !target.ip().is_loopback() {
+        set_keep_alive(&fd, keep_alive)?;
+    }
+    Ok(fd)
 }
 
 #[cfg(target_os = "linux")]
