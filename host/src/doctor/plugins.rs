@@ -88,7 +88,7 @@ async fn examine_one(catalog: &Catalog, name: &str) -> Option<Examination> {
             .about
             .missing
             .iter()
-            .map(|ask| format!("{} {}", ask.kind.as_str(), ask.value))
+            .map(|ask| ask.kind.arguments(&ask.value))
             .collect(),
         findings: loaded.findings,
         images: Vec::new(),

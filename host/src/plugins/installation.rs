@@ -115,7 +115,7 @@ impl Catalog {
                 about
                     .missing
                     .iter()
-                    .map(|ask| format!("{} {}", ask.kind.as_str(), ask.value))
+                    .map(|ask| ask.kind.arguments(&ask.value))
                     .collect()
             }),
             problem,

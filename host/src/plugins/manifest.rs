@@ -186,6 +186,16 @@ impl GrantKind {
         }
     }
 
+    /// What follows `golem-provider plugin grant NAME` to grant this.
+    ///
+    /// The value may be a hostile plugin's, which hopes that somebody pastes it into a shell.
+    pub fn arguments(self, value: &str) -> String {
+        // Only NUL cannot be quoted, and nothing that has one can be granted.
+        let printable = value.replace('\0', "");
+        let value = shlex::try_quote(&printable).unwrap_or_default();
+        format!("{} {value}", self.as_str())
+    }
+
     /// Granted or not, without a choice in it.
     pub fn is_plain(self) -> bool {
         matches!(self, Self::Loopback | Self::Messages)
@@ -455,7 +465,7 @@ pub struct Grants {
 /// The plugin asked for something it was not granted.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{what} is not granted to the plugin {plugin}; to allow it: golem-provider plugin grant {plugin} {kind} {value}", kind = kind.as_str()
+    "{what} is not granted to the plugin {plugin}; to allow it: golem-provider plugin grant {plugin} {arguments}", arguments = kind.arguments(value)
 )]
 pub struct Refused {
     what: String,
@@ -643,6 +653,8 @@ impl Grants {
         })
     }
 
+    /// By the path as the plugin says it: looking where it leads would tell the plugin what there is on this machine. What
+    /// a granted path leads to is the operator's choice.
     pub fn socket(&self, path: &Path) -> Result<(), Refused> {
         self.require(self.sockets.contains(path), || {
             let path = path.display().to_string();
@@ -650,7 +662,10 @@ impl Grants {
         })
     }
 
-    /// `path` has to be canonical: no symbolic link and no `..` may be left in it.
+    /// To be asked twice: first about the path as the plugin says it, since looking where it leads would tell the plugin
+    /// what there is on this machine; then about where it leads, with no symbolic link left in it.
+    ///
+    /// `path` has no `..` in it.
     pub fn file(&self, path: &Path) -> Result<(), Refused> {
         // A granted path may itself lead through a symbolic link, such as /home on some systems.
         let covered = self.files.iter().any(|granted| {

@@ -484,21 +484,21 @@ async fn no_path_leads_out_of_the_plugins_directory() {
         assert_eq!(error.kind, FailureKind::InvalidArgument, "{request}: {error}");
         assert!(error.message.contains("leads out of the plugin's directory"), "{error}");
     }
-    for request in [
-        "symlink",
-        "list-symlink",
-        "write-behind-symlink",
-        "remove-behind-symlink",
-        "rename-behind-symlink",
-        "path-of-symlink",
+    for (request, message) in [
+        ("symlink", "cannot read link: a path led outside"),
+        ("list-symlink", "cannot list directory-link: a path led outside"),
+        // It is no directory that would be missing on the way.
+        ("write-behind-symlink", "cannot write directory-link/x: File exists"),
+        ("remove-behind-symlink", "cannot remove directory-link/kept: a path led outside"),
+        ("rename-behind-symlink", "cannot rename mine: to directory-link/mine: a path led outside"),
+        ("path-of-symlink", "cannot find link: a path led outside"),
     ] {
         let error = ask(&backend, request).await.unwrap_err();
-        assert!(error.message.contains("link"), "{request}: {error}");
+        assert!(error.message.starts_with(message), "{request}: {error}");
     }
     let left: Vec<_> =
         outside.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["kept"]);
-    assert_eq!(ask(&backend, "import").await.unwrap_err().kind, FailureKind::PermissionDenied);
 }
 
 /// A link that is put in a path's place between the look at it and its use leads nowhere.
@@ -633,8 +633,61 @@ async fn servers_of_the_machine_are_out_of_reach_without_a_grant() {
         error.message.contains("golem-provider plugin grant misbehaving loopback true"),
         "{error}"
     );
-    let socket = refusal("socket").await.kind;
-    assert!(matches!(socket, FailureKind::PermissionDenied | FailureKind::NotFound), "{socket:?}");
+}
+
+/// Whether there is something or not, it is refused alike: a plugin must not learn what there is on the machine.
+#[tokio::test]
+async fn files_and_sockets_are_out_of_reach_without_a_grant_whether_they_exist_or_not() {
+    let bench = bench().with("[grants]\nfiles = [\"/granted\"]\n");
+    let backend = bench.load().await;
+    let directory = tempfile::tempdir().unwrap();
+    let there = directory.path().join("there.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&there).unwrap();
+    let missing = directory.path().join("missing").display().to_string();
+    let there = there.display().to_string();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+    let link = link.display().to_string();
+    for path in ["/etc/passwd", "/granted-not/image", &there, &missing, &link] {
+        for (asked, doing, kind) in
+            [("import", "reading", "files"), ("connect", "connecting to", "sockets")]
+        {
+            let error = ask(&backend, &format!("{asked} {path}")).await.unwrap_err();
+            assert_eq!(error.kind, FailureKind::PermissionDenied, "{error}");
+            let message = format!(
+                "{doing} {path} is not granted to the plugin misbehaving; to allow it: golem-provider plugin grant misbehaving {kind} {path}"
+            );
+            assert_eq!(error.message, message);
+        }
+    }
+    for missing in ["passwd", "no-such-file"] {
+        let error = ask(&backend, &format!("import /granted/../etc/{missing}")).await.unwrap_err();
+        assert_eq!(error.kind, FailureKind::InvalidArgument, "{error}");
+        assert!(error.message.ends_with("has `..` in it; say the path without"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_out_of_a_granted_directory_leads_nowhere() {
+    let granted = tempfile::tempdir().unwrap();
+    let root = granted.path().canonicalize().unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", root.join("link")).unwrap();
+    let bench = bench().with(&format!("[grants]\nfiles = [{root:?}]\n"));
+    let error = bench.refusal(&format!("import {}", root.join("link").display())).await;
+    assert_eq!(error.kind, FailureKind::PermissionDenied);
+    assert!(error.message.starts_with("reading /etc/passwd is not granted"), "{error}");
+}
+
+/// A plugin chooses the paths it asks for, and an operator may paste what he reads into a shell.
+#[tokio::test]
+async fn the_way_to_grant_something_is_safe_to_paste() {
+    let error = refusal("connect /run/x; touch /tmp/harm $(id) 'y'").await;
+    assert!(
+        error
+            .message
+            .ends_with(r#"plugin grant misbehaving sockets '/run/x; touch /tmp/harm $(id) '"'y'""#),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -650,7 +703,7 @@ async fn a_granted_file_is_imported_only_with_the_right_checksum() {
     let bench = bench();
     let file = bench.directory.path().join("plugins/misbehaving.toml");
     std::fs::write(file, "[grants]\nfiles = [\"/etc/passwd\"]\n").unwrap();
-    let error = ask(&bench.load().await, "import").await.unwrap_err();
+    let error = ask(&bench.load().await, "import /etc/passwd").await.unwrap_err();
     assert_eq!(error.kind, FailureKind::Internal);
     assert!(error.message.contains("its SHA-256 is "), "{error}");
     let own = bench.directory.path().join("vms/misbehaving");

@@ -263,6 +263,12 @@ impl Host for CallState {
             if !source_path.is_absolute() {
                 return Err(Error::InvalidArgument(format!("{host_path} is not an absolute path")));
             }
+            if source_path.components().any(|part| part == std::path::Component::ParentDir) {
+                return Err(Error::InvalidArgument(format!(
+                    "{host_path} has `..` in it; say the path without"
+                )));
+            }
+            plugin.grants.file(source_path)?;
             let failed = |error: std::io::Error| io_error("import", source_path, &error);
             let canonical = source_path.canonicalize().map_err(failed)?;
             plugin.grants.file(&canonical)?;

@@ -188,9 +188,6 @@ fn deed(name: &str) -> Result<Option<String>> {
             let checksum = http::Checksum::Sha256("0".repeat(64));
             return http::download("http://127.0.0.1:1/", "../x", &checksum).map(|()| None);
         }
-        "import" => {
-            return files::import_file("/etc/passwd", "stolen", &"0".repeat(64)).map(|()| None);
-        }
         "pipe" => return files::read("pipe", 0, 10).map(|_| None),
         "write-megabytes" => return files::write("big", &vec![1; 9 * MIB]).map(|()| None),
         "fill-state" => {
@@ -199,10 +196,6 @@ fn deed(name: &str) -> Result<Option<String>> {
             }
         }
         "big-value" => return state::set("key", &vec![0; MIB + 1]).map(|()| None),
-        "socket" => {
-            return Connection::unix("/run/dbus/system_bus_socket", Duration::from_secs(1))
-                .map(|_| None);
-        }
         "loopback" => return Connection::loopback(22, Duration::from_secs(1)).map(|_| None),
         "silent-server" => {
             let connection = Connection::unix("own.sock", FOREVER)?;
@@ -236,6 +229,12 @@ fn deed(name: &str) -> Result<Option<String>> {
         other => {
             if let Some(url) = other.strip_prefix("fetch ") {
                 return fetch(url, Vec::new());
+            }
+            if let Some(path) = other.strip_prefix("import ") {
+                return files::import_file(path, "stolen", &"0".repeat(64)).map(|()| None);
+            }
+            if let Some(path) = other.strip_prefix("connect ") {
+                return Connection::unix(path, Duration::from_secs(1)).map(|_| None);
             }
         }
     }
