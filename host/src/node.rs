@@ -118,7 +118,7 @@ pub enum NodeError {
 /// It could not start. Nothing that was begun is left behind.
 pub fn run(settings: Settings) -> Result<(), NodeError> {
     process::close_inherited_descriptors_on_exec();
-    process::raise_descriptor_limit();
+    let connections = process::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -129,12 +129,12 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         tokio::select! {
             // A signal during the start ends it; whatever was under way is taken up by the next start.
             () = stop.cancelled() => Ok(None),
-            node = Node::start(&settings) => node.map(Some),
+            node = Node::start(&settings, connections) => node.map(Some),
         }
         .map(|node| (node, stop))
     });
     let outcome = ended.and_then(|(node, stop)| match node {
-        Some(node) => runtime.block_on(node.serve(&settings, stop)),
+        Some(node) => runtime.block_on(node.serve(&settings, connections, stop)),
         None => Ok(()),
     });
     // What still blocks a thread, such as a copy of an image, does not hold the end.
@@ -168,7 +168,10 @@ struct Node {
 }
 
 impl Node {
-    async fn start(settings: &Settings) -> Result<Self, NodeError> {
+    async fn start(
+        settings: &Settings,
+        connections: process::Connections,
+    ) -> Result<Self, NodeError> {
         let begun = Instant::now();
         let store = Store::open(&settings.data_dir).await?;
         let address = settings.api.bind;
@@ -204,6 +207,7 @@ impl Node {
         let proxy = Proxy::new(ProxyConfig {
             bind: settings.ports.bind,
             max_connections_per_vm: settings.ports.max_connections_per_vm,
+            max_connections: connections.of_ssh,
             ..ProxyConfig::default()
         });
         let verifier = VerifierConfig::new(settings);
@@ -337,7 +341,12 @@ impl Node {
 
     /// # Errors
     /// Nobody could check the ports, and the operator wants no provider then.
-    async fn serve(self, settings: &Settings, stop: CancellationToken) -> Result<(), NodeError> {
+    async fn serve(
+        self,
+        settings: &Settings,
+        connections: process::Connections,
+        stop: CancellationToken,
+    ) -> Result<(), NodeError> {
         let Self {
             begun,
             listener,
@@ -403,7 +412,11 @@ impl Node {
                 verified
             }
         });
-        let server = Server { grace: shutdown::API, ..Server::default() };
+        let server = Server {
+            max_connections: connections.of_api,
+            grace: shutdown::API,
+            ..Server::default()
+        };
         server.serve(listener, api, stop.cancelled()).await;
         service_manager::tell(service_manager::State::Stopping);
         // A change to the plugins that takes longer is cut off between two steps, as by a crash.

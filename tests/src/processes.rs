@@ -133,6 +133,15 @@ impl Process {
         Ok(String::from_utf8_lossy(&bytes).replace('\0', "\n").trim().to_owned())
     }
 
+    /// How many file descriptors it has open.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn open_descriptors(&self) -> Result<usize> {
+        let directory = format!("/proc/{}/fd", self.pid);
+        Ok(fs::read_dir(&directory).with_context(|| format!("reading {directory}"))?.count())
+    }
+
     /// What its file descriptors lead to: paths, and names such as `socket:[4711]`.
     ///
     /// # Errors

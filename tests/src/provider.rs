@@ -43,6 +43,8 @@ pub struct Setup {
     command: Vec<String>,
     /// Where programs are looked for first.
     programs: Option<PathBuf>,
+    /// How many descriptors the provider may open, at first and at most, where that is not what this process may.
+    descriptors: Option<(u64, u64)>,
 }
 
 /// What a provider said that ended by itself.
@@ -90,6 +92,7 @@ impl Setup {
             settings: BTreeMap::new(),
             command: vec!["dev".to_owned()],
             programs: None,
+            descriptors: None,
             ports: ports.clone(),
         };
         let data_dir = setup.data_dir();
@@ -199,6 +202,13 @@ impl Setup {
     #[must_use]
     pub fn with_mount(mut self, mount: Mount) -> Setup {
         self.mounts.push(mount);
+        self
+    }
+
+    /// It may open so many descriptors at first, and raise that to so many.
+    #[must_use]
+    pub fn with_descriptors(mut self, soft: u64, hard: u64) -> Setup {
+        self.descriptors = Some((soft, hard));
         self
     }
 
@@ -319,7 +329,16 @@ impl Setup {
 
     /// Nothing of the caller's own provider reaches it: no settings, no `.env`, no home directory.
     fn process(&self, arguments: &[String]) -> Result<Command> {
-        let mut command = Command::new(binary::provider()?);
+        let mut command = match self.descriptors {
+            None => Command::new(binary::provider()?),
+            Some((soft, hard)) => {
+                let mut command = Command::new("sh");
+                let limits =
+                    format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                command.args(["-c", &limits]).arg(binary::provider()?);
+                command
+            }
+        };
         without_settings_of_the_caller(&mut command);
         command
             .args(arguments)

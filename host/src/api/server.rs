@@ -2,18 +2,20 @@
 //!
 //! A client has [`Server::patience`] for its next step: for its first whole request head, and after each answer for
 //! taking it and sending the next head. Whoever needs longer, be it silent, slow or not reading, is let go, so none of them
-//! can hold the provider; past [`Server::max_connections`] further connections wait in the kernel's queue instead of
-//! being refused. Bodies have their own deadline where they are read (`limits`). A connection that has not said anything
+//! can hold the provider. Past [`Server::max_connections`] the connection that has been idle for longest makes room for
+//! a further one, so that a crowd of silent ones keeps nobody out; where all are being answered, it waits in the kernel's
+//! queue instead of being refused. Bodies have their own deadline where they are read (`limits`). A connection that has not said anything
 //! yet holds no buffers.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::Future,
     net::SocketAddr,
     pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +59,9 @@ impl Default for Server {
     }
 }
 
+/// Between two tries to make room for a connection, where all those there are were being answered.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest request head that is read at all, in bytes; hyper answers 431 beyond it. `limits` refuses shorter ones,
 /// with an explanation.
 const MAX_HEAD: usize = 64 * 1024;
@@ -78,7 +83,7 @@ impl Server {
         answer: impl Answer,
         shutdown: impl Future<Output = ()>,
     ) {
-        let room = Arc::new(Semaphore::new(self.max_connections));
+        let hall = Arc::new(Hall::new(self.max_connections));
         let mut http = http1::Builder::new();
         // The deadline for heads is kept here: hyper's own costs each request a timer.
         http.header_read_timeout(None).max_buf_size(MAX_HEAD);
@@ -87,16 +92,21 @@ impl Server {
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
-            let (stream, peer, permit) = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
                 Some(_ended) = connections.join_next() => continue,
-                accepted = accept(&listener, &room) => accepted,
+                accepted = accept(&listener) => accepted,
             };
-            let (http, answer, closing) = (http.clone(), answer.clone(), closing.child_token());
+            let place = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                place = hall.place(&closing) => place,
+            };
+            let (http, answer) = (http.clone(), answer.clone());
             connections.spawn(async move {
-                hold(&http, stream, peer, &answer, self.patience, closing).await;
-                drop(permit);
+                hold(&http, stream, peer, &answer, self.patience, &place.seat).await;
+                drop(place);
             });
         }
         drop(listener);
@@ -109,19 +119,13 @@ impl Server {
     }
 }
 
-/// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
-        // The semaphore is never closed, so this is never an error; and if it were, waiting would be right.
-        let Ok(permit) = room.clone().acquire_owned().await else { std::future::pending().await };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // Answers are small; waiting to fill a segment would delay each of them. Failing costs only that.
                 let _ = stream.set_nodelay(true);
-                return (stream, peer, permit);
+                return (stream, peer);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection to the API could not be taken; trying again");
@@ -138,11 +142,11 @@ async fn hold(
     peer: SocketAddr,
     answer: &impl Answer,
     patience: Duration,
-    closing: CancellationToken,
+    seat: &Seat,
 ) {
-    let turn = Turn::of_client();
+    let turn = &seat.turn;
     let mut alarm = pin!(tokio::time::sleep(patience));
-    let mut closed = pin!(closing.cancelled());
+    let mut closed = pin!(seat.closing.cancelled());
     // Merely waiting for the socket to be readable would end at once: a new one counts as readable until it was asked.
     let mut byte = [0];
     tokio::select! {
@@ -154,7 +158,6 @@ async fn hold(
         let service = service_fn(|request: Request<Incoming>| {
             turn.takes_provider();
             let answered = answer.answer(peer, request.map(Body::new));
-            let turn = &turn;
             async move {
                 let response = answered.await;
                 turn.takes_client();
@@ -178,6 +181,9 @@ async fn hold(
                     }
                 },
                 () = &mut closed, if !is_closing => {
+                    if seat.is_wanted.load(Ordering::Relaxed) && turn.is_the_clients() {
+                        return;
+                    }
                     is_closing = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -188,6 +194,89 @@ async fn hold(
         tracing::debug!(%peer, %error, "a connection ended early");
     }
     let _ = tokio::time::timeout(LINGER, linger(&mut stream)).await;
+}
+
+/// The connections there are, for when one of them has to make room.
+struct Hall {
+    room: Arc<Semaphore>,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Default)]
+struct Seats {
+    taken: HashMap<u64, Arc<Seat>>,
+    next_number: u64,
+}
+
+/// What is known of one connection.
+struct Seat {
+    turn: Turn,
+    closing: CancellationToken,
+    /// By another connection: this one ends at once if it is idle.
+    is_wanted: AtomicBool,
+}
+
+/// One connection's part of the room, until it is dropped.
+struct Place {
+    seat: Arc<Seat>,
+    number: u64,
+    hall: Arc<Hall>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Hall {
+    fn new(max_connections: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(max_connections)), seats: Mutex::default() }
+    }
+
+    fn with_seats<T>(&self, work: impl FnOnce(&mut Seats) -> T) -> T {
+        // Every change is a single insert or remove.
+        work(&mut self.seats.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A place for one more, once there is one.
+    async fn place(self: &Arc<Self>, closing: &CancellationToken) -> Place {
+        let permit = loop {
+            // The semaphore is never closed, so this fails for want of room alone.
+            if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+                break permit;
+            }
+            self.end_longest_idle();
+            let freed = Arc::clone(&self.room).acquire_owned();
+            if let Ok(Ok(permit)) = tokio::time::timeout(ROOM_PAUSE, freed).await {
+                break permit;
+            }
+        };
+        let seat = Arc::new(Seat {
+            turn: Turn::of_client(),
+            closing: closing.child_token(),
+            is_wanted: AtomicBool::new(false),
+        });
+        let number = self.with_seats(|seats| {
+            let number = seats.next_number;
+            seats.next_number += 1;
+            seats.taken.insert(number, Arc::clone(&seat));
+            number
+        });
+        Place { seat, number, hall: Arc::clone(self), _permit: permit }
+    }
+
+    fn end_longest_idle(&self) {
+        let longest = self.with_seats(|seats| {
+            let idle = seats.taken.values().filter(|seat| seat.turn.is_the_clients());
+            idle.min_by_key(|seat| seat.turn.client_since()).cloned()
+        });
+        if let Some(seat) = longest {
+            seat.is_wanted.store(true, Ordering::Relaxed);
+            seat.closing.cancel();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hall.with_seats(|seats| seats.taken.remove(&self.number));
+    }
 }
 
 /// Waits until the client has closed too.
@@ -226,10 +315,18 @@ impl Turn {
         self.client_since.store(since, Ordering::Relaxed);
     }
 
+    fn is_the_clients(&self) -> bool {
+        self.client_since().is_some()
+    }
+
+    fn client_since(&self) -> Option<Instant> {
+        let since = self.client_since.load(Ordering::Relaxed);
+        (since != Self::PROVIDER).then(|| self.begun + Duration::from_millis(since))
+    }
+
     /// When the client will have taken too long, if it is its turn.
     fn deadline(&self, patience: Duration) -> Option<Instant> {
-        let since = self.client_since.load(Ordering::Relaxed);
-        (since != Self::PROVIDER).then(|| self.begun + Duration::from_millis(since) + patience)
+        self.client_since().map(|since| since + patience)
     }
 }
 
@@ -310,6 +407,13 @@ mod tests {
         read
     }
 
+    async fn read_hello(stream: &mut TcpStream) {
+        let mut read = Vec::new();
+        while !read.ends_with(b"hello") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+    }
+
     #[tokio::test]
     async fn a_hundred_idle_connections_disturb_nobody() {
         let running = Running::start(Server::default(), hello()).await;
@@ -360,16 +464,53 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn past_the_cap_connections_wait_until_another_ends() {
-        let server = Server { max_connections: 2, ..Server::default() };
+    async fn past_the_cap_the_longest_idle_makes_room() {
+        let server = Server { max_connections: 3, ..Server::default() };
         let running = Running::start(server, hello()).await;
-        let (first, second) = (running.connect().await, running.connect().await);
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let mut used = running.connect().await;
+        let mut silent = running.connect().await;
+        let mut half_said = running.connect().await;
+        half_said.write_all(&request[..8]).await.unwrap();
+        // It has been there for longest, but not idle for longest.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        used.write_all(request).await.unwrap();
+        read_hello(&mut used).await;
+        assert!(running.ask().await.ends_with("hello"));
+        assert!(read_to_end(&mut silent).await.is_empty());
+        let _fourth = running.connect().await;
+        assert!(running.ask().await.ends_with("hello"));
+        assert!(read_to_end(&mut half_said).await.is_empty());
+        used.write_all(request).await.unwrap();
+        read_hello(&mut used).await;
+    }
+
+    #[tokio::test]
+    async fn past_the_cap_connections_wait_while_all_others_are_being_answered() {
+        let (release, released) = tokio::sync::watch::channel(false);
+        let router = hello().route(
+            "/slow",
+            get(async move || {
+                let _ = released.clone().wait_for(|released| *released).await;
+                "done"
+            }),
+        );
+        let server = Server { max_connections: 2, ..Server::default() };
+        let running = Running::start(server, router).await;
+        let mut busy = [running.connect().await, running.connect().await];
+        for stream in &mut busy {
+            stream.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        }
         let mut third = Box::pin(running.ask());
-        let early = tokio::time::timeout(Duration::from_millis(200), &mut third).await;
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut third).await;
         assert!(early.is_err(), "it was answered although there was no room");
-        drop(first);
+        release.send(true).unwrap();
         assert!(third.await.ends_with("hello"));
-        drop(second);
+        for stream in &mut busy {
+            let mut answer = [0; 15];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        }
     }
 
     #[tokio::test]

@@ -112,11 +112,7 @@ impl Catalog {
             license: about.map(|about| about.license.clone()),
             sha256: about.map(|about| about.sha256.clone()),
             not_granted: about.map_or_else(Vec::new, |about| {
-                about
-                    .missing
-                    .iter()
-                    .map(|ask| ask.kind.arguments(&ask.value))
-                    .collect()
+                about.missing.iter().map(|ask| ask.kind.arguments(&ask.value)).collect()
             }),
             problem,
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ pub(super) struct Link {
     port: u16,
     config: Arc<ProxyConfig>,
     pipes: Arc<PipePool>,
+    /// For connections, of all ports together.
+    room: Arc<Semaphore>,
     aim: watch::Sender<Aim>,
     stop: CancellationToken,
     ended: CancellationToken,
@@ -54,12 +56,14 @@ impl Link {
         target: Option<SocketAddr>,
         config: Arc<ProxyConfig>,
         pipes: Arc<PipePool>,
+        room: Arc<Semaphore>,
         stop: CancellationToken,
     ) -> Link {
         Link {
             port,
             config,
             pipes,
+            room,
             aim: watch::Sender::new(Aim { target, stops: 0 }),
             stop,
             ended: CancellationToken::new(),
@@ -131,22 +135,27 @@ impl Link {
 }
 
 /// Counts as an open connection for as long as it exists.
-pub(super) struct OpenSession(Arc<Link>);
+pub(super) struct OpenSession {
+    link: Arc<Link>,
+    _place: OwnedSemaphorePermit,
+}
 
 impl OpenSession {
-    pub(super) fn new(link: &Arc<Link>) -> OpenSession {
+    /// `None` when all ports together have as many as they may have.
+    pub(super) fn new(link: &Arc<Link>) -> Option<OpenSession> {
+        let place = Arc::clone(&link.room).try_acquire_owned().ok()?;
         link.connections_open.fetch_add(1, Ordering::Relaxed);
-        OpenSession(Arc::clone(link))
+        Some(OpenSession { link: Arc::clone(link), _place: place })
     }
 
     pub(super) fn link(&self) -> &Arc<Link> {
-        &self.0
+        &self.link
     }
 }
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        self.0.connections_open.fetch_sub(1, Ordering::Relaxed);
+        self.link.connections_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -155,6 +164,7 @@ impl Drop for OpenSession {
 enum Refusal {
     MachineNotRunning,
     TooManyConnections,
+    TooManyOfAllMachines,
 }
 
 /// Whether one more connection is let in, and where it goes.
@@ -243,28 +253,45 @@ impl Listener {
         let target = self.take_aim();
         let open = self.link.connections_open.load(Ordering::Relaxed);
         let cap = self.link.config.max_connections_per_vm;
-        match admit(target, open, cap) {
-            Ok(target) => {
+        let admitted = admit(target, open, cap).and_then(|target| {
+            let session = OpenSession::new(&self.link).ok_or(Refusal::TooManyOfAllMachines)?;
+            Ok((target, session))
+        });
+        match admitted {
+            Ok((target, session)) => {
                 #[cfg(not(target_os = "linux"))]
                 inherit_options(&client, &self.link.config);
-                let session = OpenSession::new(&self.link);
                 self.sessions.spawn(session::run(client, target, session));
             }
             Err(refusal) => {
                 self.link.count_refused();
                 // Makes the close that follows a reset.
                 let _ = client.set_zero_linger();
-                if refusal == Refusal::TooManyConnections
-                    && let Some(unmentioned) = self.warned_cap.pass(Instant::now())
-                {
-                    tracing::warn!(
-                        port = self.link.port,
-                        cap,
-                        unmentioned,
-                        "connection refused: the machine behind this port has as many as it may have"
-                    );
-                }
+                self.warn_of(refusal);
             }
+        }
+    }
+
+    fn warn_of(&mut self, refusal: Refusal) {
+        let (port, config) = (self.link.port, &self.link.config);
+        // Of a machine that does not run whoever stopped it knows.
+        if refusal == Refusal::MachineNotRunning {
+            return;
+        }
+        let Some(unmentioned) = self.warned_cap.pass(Instant::now()) else { return };
+        match refusal {
+            Refusal::TooManyOfAllMachines => tracing::warn!(
+                port,
+                cap = config.max_connections,
+                unmentioned,
+                "connection refused: all machines together have as many as the limit of open files allows; raise that (LimitNOFILE= in a systemd unit, ulimit -Hn)"
+            ),
+            _ => tracing::warn!(
+                port,
+                cap = config.max_connections_per_vm,
+                unmentioned,
+                "connection refused: the machine behind this port has as many as it may have"
+            ),
         }
     }
 

@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use listener::Link;
@@ -48,6 +49,8 @@ pub struct ProxyConfig {
     pub bind: IpAddr,
     /// Connections of one VM at a time; one more is reset. Each costs two file descriptors.
     pub max_connections_per_vm: usize,
+    /// Connections of all VMs together, so that they leave file descriptors for everything else.
+    pub max_connections: usize,
     /// How long a machine may take to accept a connection before its client is reset.
     pub connect_timeout: Duration,
     /// Probes on connections on which nothing moves.
@@ -63,6 +66,7 @@ impl Default for ProxyConfig {
         ProxyConfig {
             bind: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             max_connections_per_vm: 64,
+            max_connections: 10_000,
             connect_timeout: Duration::from_secs(10),
             keep_alive: KeepAlive::default(),
             max_bulk_pipes: 48,
@@ -93,7 +97,7 @@ pub struct Counters {
     /// Clients that connected, including those refused.
     pub connections_total: u64,
     /// Clients reset because the machine was not running, did not take the connection in time, or
-    /// had as many connections as it may have.
+    /// because it or all machines together had as many connections as they may have.
     pub connections_refused: u64,
     /// Bytes delivered to the machine.
     pub bytes_to_vm: u64,
@@ -132,6 +136,8 @@ pub struct Proxy {
 struct Shared {
     config: Arc<ProxyConfig>,
     pipes: Arc<PipePool>,
+    /// For connections, of all VMs together.
+    room: Arc<Semaphore>,
     registry: Arc<Registry>,
     stop: CancellationToken,
 }
@@ -148,6 +154,7 @@ impl Proxy {
         Proxy {
             shared: Arc::new(Shared {
                 pipes: Arc::new(PipePool::new(config.max_bulk_pipes)),
+                room: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
                 config: Arc::new(config),
                 registry: Arc::default(),
                 stop: CancellationToken::new(),
@@ -180,6 +187,7 @@ impl Proxy {
             target,
             Arc::clone(&shared.config),
             Arc::clone(&shared.pipes),
+            Arc::clone(&shared.room),
             shared.stop.child_token(),
         ));
         ports.insert(port, Arc::clone(&link));

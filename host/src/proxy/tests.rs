@@ -102,7 +102,12 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn no_session_is_left(proxy: &Proxy, port: u16) {
-    eventually("no session is left", || proxy.counters(port).unwrap().connections_open == 0).await;
+    no_more_than(proxy, port, 0).await;
+}
+
+async fn no_more_than(proxy: &Proxy, port: u16, sessions: u64) {
+    let open = || proxy.counters(port).unwrap().connections_open;
+    eventually("as few sessions as that", || open() <= sessions).await;
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
@@ -449,8 +454,28 @@ async fn one_connection_too_many_is_reset_until_another_one_ends() {
     assert_eq!(counters.connections_refused, 2);
 
     drop(sessions.pop());
-    eventually("there is room again", || proxy.counters(port).unwrap().connections_open == 2).await;
+    no_more_than(&proxy, port, 2).await;
     let mut client = connect(port).await;
+    let mut vm = accept(&machine).await;
+    shake_hands(&mut client, &mut vm).await;
+}
+
+#[tokio::test]
+async fn all_machines_together_have_no_more_connections_than_they_may() {
+    let (machine, address) = machine().await;
+    let proxy = Proxy::new(ProxyConfig { max_connections: 3, ..config() });
+    let ports = [open(&proxy, Some(address)).await, open(&proxy, Some(address)).await];
+    let mut sessions = Vec::new();
+    for port in [ports[0], ports[1], ports[1]] {
+        sessions.push((connect(port).await, accept(&machine).await));
+    }
+    for port in ports {
+        must_be_reset(&mut connect(port).await).await;
+        assert_eq!(proxy.counters(port).unwrap().connections_refused, 1);
+    }
+    drop(sessions.pop());
+    no_more_than(&proxy, ports[1], 1).await;
+    let mut client = connect(ports[0]).await;
     let mut vm = accept(&machine).await;
     shake_hands(&mut client, &mut vm).await;
 }
@@ -695,7 +720,7 @@ async fn a_session_is_small() {
     let client = connect(port).await;
     let _vm = accept(&machine).await;
     let link = proxy.shared.registry.link(port).unwrap();
-    let session = session::run(client, address, OpenSession::new(&link));
+    let session = session::run(client, address, OpenSession::new(&link).unwrap());
     let size = std::mem::size_of_val(&session);
     // With the task's own header and the two sockets' registrations this stays below 2.5 KiB.
     assert!(size <= 640, "{size} bytes");
