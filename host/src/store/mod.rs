@@ -47,6 +47,9 @@ use crate::faults::{self, FaultPoint};
 pub struct Store {
     commands: mpsc::Sender<Command>,
     path: Arc<Path>,
+    /// How many of the next writes fail.
+    #[cfg(test)]
+    failing_writes: Arc<std::sync::atomic::AtomicU32>,
 }
 
 enum Command {
@@ -84,7 +87,26 @@ impl Store {
             })
             .map_err(|source| StoreError::Directory { path: PathBuf::from("."), source })?;
         let path = opening.await.map_err(|_| StoreError::Closed)??;
-        Ok(Store { commands, path: path.into() })
+        Ok(Store {
+            commands,
+            path: path.into(),
+            #[cfg(test)]
+            failing_writes: Arc::default(),
+        })
+    }
+
+    /// The next writes fail as on a full disk, so many of them.
+    #[cfg(test)]
+    pub fn fail_writes(&self, count: u32) {
+        self.failing_writes.store(count, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    fn failure(&self) -> Option<StoreError> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let fewer = |left: u32| left.checked_sub(1);
+        let fails = self.failing_writes.fetch_update(SeqCst, SeqCst, fewer).is_ok();
+        fails.then(|| StoreError::DiskFull { path: self.path.to_path_buf() })
     }
 
     /// Finishes what is queued, closes the database and gives the data directory back. Calls made afterwards are refused.
@@ -101,6 +123,10 @@ impl Store {
         &self,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        #[cfg(test)]
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
         self.run(move |connection| in_transaction(connection, work)).await
     }
 
