@@ -22,6 +22,8 @@ const OTHER_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKqP3GRLUWVzUCw5cE6
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Create,
+    /// With a job, whose answer comes before the machine is made.
+    CreateWithJob,
     /// The machine dies while it boots.
     CreateThatFails,
     Stop,
@@ -35,8 +37,8 @@ enum Operation {
 use Operation::*;
 
 impl Operation {
-    const ALL: [Operation; 7] =
-        [Create, CreateThatFails, Stop, Start, StartThatFails, Delete, AddKey];
+    const ALL: [Operation; 8] =
+        [Create, CreateWithJob, CreateThatFails, Stop, Start, StartThatFails, Delete, AddKey];
 }
 
 /// Which operation passes a point, and what the next start has to make of it. Without an operation it is none of the
@@ -63,7 +65,7 @@ fn expected(point: FaultPoint) -> Option<(Operation, &'static [&'static str])> {
 /// What an operation that was cut off somewhere may come to, answered or not.
 fn possible(operation: Operation) -> &'static [&'static str] {
     match operation {
-        Create => &["gone", "error", "running"],
+        Create | CreateWithJob => &["gone", "error", "running"],
         // The kill may come before the machine has died.
         CreateThatFails => &["gone", "error", "running"],
         Stop => &["running", "stopped"],
@@ -89,6 +91,35 @@ async fn a_kill_between_any_two_steps_of_the_provider_loses_and_leaves_nothing()
             );
         }
     }
+    Ok(())
+}
+
+/// What was promised with a job is kept: the VM is there, and its job says how it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_after_a_create_was_accepted_is_made_up_for() -> Result<()> {
+    let mut walk = Walk::begin().await?;
+    for point in [AdmitWritten, CreateMade, CreateReady, CreateWritten] {
+        let outcomes: &[&str] =
+            if point == AdmitWritten { &["error", "running"] } else { &["running"] };
+        let death = walk.killed_in(CreateWithJob, (point, 1), outcomes).await?;
+        ensure!(death == Death::AtThePoint, "{} is not passed", point.name());
+    }
+    Ok(())
+}
+
+/// The next start dies too, while it makes up for the first death.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_the_last_one_is_made_up_for_loses_and_leaves_nothing() -> Result<()> {
+    let mut walk = Walk::begin().await?;
+    for second in [StoreUncommitted, PluginHostCall, UndoCleared, DeleteCleared, StartMade] {
+        walk.second_death = Some((second, 1));
+        for point in [CreateMade, UndoFailed, StopBegun, StartBegun, DeleteBegun] {
+            if let Some((operation, outcomes)) = expected(point) {
+                walk.killed_in(operation, (point, 1), outcomes).await?;
+            }
+        }
+    }
+    ensure!(walk.second_deaths >= 5, "only {} second deaths", walk.second_deaths);
     Ok(())
 }
 
@@ -134,6 +165,9 @@ struct Walk {
     /// How machines behave whose boot is to be seen.
     slow: Paper,
     fast: Paper,
+    /// Where the start after a death dies again.
+    second_death: Option<(FaultPoint, u32)>,
+    second_deaths: usize,
     _ssh: StandIn,
 }
 
@@ -144,7 +178,7 @@ impl Walk {
         let slow = Paper { boot: Duration::from_secs(40), ..fast.clone() };
         let provider = Setup::new()?.with_paper_backend(&fast)?.start().await?;
         let client = provider.client().clone();
-        Ok(Walk { provider, client, slow, fast, _ssh: ssh })
+        Ok(Walk { provider, client, slow, fast, second_death: None, second_deaths: 0, _ssh: ssh })
     }
 
     /// Brings a VM to where the operation begins, lets the provider die in it, and looks at everything after the next
@@ -184,11 +218,18 @@ impl Walk {
             }
         };
         self.provider.set_paper(&self.fast)?;
+        if let Some(point) = self.second_death {
+            self.die_while_starting(point).await?;
+        }
         self.provider.start_again().await?;
         let outcome = self.settled().await?;
-        if death == Death::AtTheEnd || answer.as_ref().is_some_and(|answer| answer.status < 300) {
+        if let Some(accepted) = answer.as_ref().filter(|answer| answer.status == 202) {
+            self.assert_job_has_ended(accepted, &outcome).await?;
+        } else if death == Death::AtTheEnd
+            || answer.as_ref().is_some_and(|answer| answer.status < 300)
+        {
             let done = match operation {
-                Create | Start | AddKey => "running",
+                Create | CreateWithJob | Start | AddKey => "running",
                 CreateThatFails => "error",
                 Stop | StartThatFails => "stopped",
                 Delete => "gone",
@@ -208,7 +249,7 @@ impl Walk {
 
     /// Gives what the VM was before, if the operation needs one.
     async fn prepare(&mut self, operation: Operation) -> Result<Option<Value>> {
-        if matches!(operation, Create | CreateThatFails) {
+        if matches!(operation, Create | CreateWithJob | CreateThatFails) {
             if operation == CreateThatFails {
                 self.restart_slowly().await?;
             }
@@ -237,6 +278,13 @@ impl Walk {
         let client = &self.client;
         let answer = match operation {
             Create => client.post("/vms", &request()).await,
+            CreateWithJob => {
+                let accepted = client.post("/vms?async=true", &request()).await;
+                if accepted.is_ok() {
+                    self.job_or_death().await?;
+                }
+                accepted
+            }
             Stop => client.post_nothing(&path("/stop")).await,
             Start => client.post_nothing(&path("/start")).await,
             Delete => client.delete(&path("")).await,
@@ -261,6 +309,31 @@ impl Walk {
             }
         };
         Ok(answer.ok())
+    }
+
+    /// Waits until the VM that is being made is there, or the provider is not.
+    async fn job_or_death(&self) -> Result<()> {
+        let (deadline, pause) = (Duration::from_secs(30), Duration::from_millis(10));
+        wait::until("the end of a job", deadline, pause, async || {
+            Ok(match self.client.get(&path("")).await {
+                Ok(vm) => (vm.status != 200 || vm.json()?["status"] != "creating").then_some(()),
+                Err(_) => Some(()),
+            })
+        })
+        .await
+    }
+
+    /// Starts, dies at this point if the start comes to it, and where it does not, a moment later.
+    async fn die_while_starting(&mut self, point: (FaultPoint, u32)) -> Result<()> {
+        self.provider.arm(&[point])?;
+        let started = self.provider.start_again().await;
+        if started.is_ok() && self.settled().await.is_ok() && self.lives_on().await? {
+            self.provider.disarm()?;
+            return self.provider.kill();
+        }
+        self.provider.death().await?;
+        self.second_deaths += 1;
+        Ok(())
     }
 
     async fn crash_the_booting_machine(&self) -> Result<()> {
@@ -304,6 +377,19 @@ impl Walk {
         .await
     }
 
+    async fn assert_job_has_ended(&self, accepted: &Answer, outcome: &str) -> Result<()> {
+        let accepted = accepted.json()?;
+        let id = accepted["job_id"].as_str().context("no job")?;
+        let job = self.client.get(&format!("/vms/jobs/{id}")).await?.expect(200)?;
+        let status = match outcome {
+            "running" => "ready",
+            "error" => "failed",
+            _ => bail!("it was accepted, and is {outcome}"),
+        };
+        ensure!(job["status"] == status, "the VM is {outcome}, and its job {job}");
+        Ok(())
+    }
+
     async fn assert_accounted_for(&self, outcome: &str, before: Option<&Value>) -> Result<()> {
         let machines = self.provider.paper_machines();
         let (ids, vms) = (machines.ids()?, self.client.get("/vms").await?.expect(200)?);
@@ -311,6 +397,12 @@ impl Walk {
         ensure!(machines.half_deleted()?.is_empty(), "half deleted: {:?}", machines.half_deleted());
         let partial = self.provider.files_named(".partial")?;
         ensure!(partial.is_empty(), "half written: {partial:?}");
+        let summary = self.client.get("/summary").await?.expect(200)?;
+        let allocated = match outcome {
+            "gone" | "error" => json!({ "cpu": 0, "memory": 0, "storage": 0 }),
+            _ => json!({ "cpu": 1, "memory": 1, "storage": 10 }),
+        };
+        ensure!(summary["resources"]["allocated"] == allocated, "{}", summary["resources"]);
         let open: Vec<u16> = self.open_ports().await;
         if matches!(outcome, "gone" | "error") {
             ensure!(ids.is_empty(), "machines are left: {ids:?}");

@@ -128,3 +128,83 @@ async fn a_create_that_is_cut_off_while_the_machine_boots_is_finished_by_the_nex
     .await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_operations_at_once_one_wins_and_the_other_is_told_what_is_under_way() -> Result<()>
+{
+    let ssh = StandIn::start().await?;
+    let slow = Duration::from_millis(1000);
+    let paper = Paper { shutdown: slow, boot: slow, ..Paper::with_ssh_at(ssh.address()) };
+    let provider = provider(&paper).await?;
+    let client = provider.client();
+    create(client, "my-vm").await?;
+    for (winner, loser, meanwhile, result) in
+        [("stop", "start", "stopping", "stopped"), ("start", "stop", "starting", "running")]
+    {
+        let winning = {
+            let client = client.clone();
+            tokio::spawn(async move { client.post_nothing(&format!("/vms/my-vm/{winner}")).await })
+        };
+        let (deadline, pause) = (Duration::from_secs(10), Duration::from_millis(10));
+        wait::until(meanwhile, deadline, pause, async || {
+            let vm = client.get("/vms/my-vm").await?.expect(200)?;
+            Ok((vm["phase"] == meanwhile).then_some(()))
+        })
+        .await?;
+        let refused = client.post_nothing(&format!("/vms/my-vm/{loser}")).await?.expect(409)?;
+        ensure!(refused["code"] == "vm_busy", "{refused}");
+        let told =
+            format!("VM 'my-vm' is busy: a {winner} is under way; try again when that has ended");
+        ensure!(refused["detail"] == told, "{refused}");
+        winning.await??.expect(200)?;
+        ensure!(status(client, "my-vm").await? == result);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_fifty_creates_at_once_as_many_succeed_as_there_is_room_for() -> Result<()> {
+    // Each takes a core; a computer with two has room for two.
+    let room = std::thread::available_parallelism()?.get().min(3);
+    let ssh = StandIn::start().await?;
+    let setup = Setup::new()?
+        .with_paper_backend(&Paper::with_ssh_at(ssh.address()))?
+        .with("RATE_LIMIT_PER_MINUTE", 0)
+        .with("CPU_THRESHOLD", 100)
+        .with("MEMORY_THRESHOLD", 100)
+        .with("MAX_VMS", 3);
+    let provider = setup.start().await?;
+    let mut creates = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let client = provider.client().clone();
+        creates.spawn(async move {
+            client.post("/vms?async=true", &body(&format!("vm-{number}"))).await
+        });
+    }
+    let (mut made, mut refused) = (0, 0);
+    while let Some(answer) = creates.join_next().await {
+        let answer = answer??;
+        match answer.status {
+            202 => made += 1,
+            409 => {
+                refused += 1;
+                let reason = answer.refusal(409)?;
+                ensure!(reason.contains("not enough CPU") || reason.contains('3'), "{reason}");
+            }
+            _ => anyhow::bail!("{} {}", answer.status, answer.text),
+        }
+    }
+    assert_eq!((made, refused), (room, 50 - room));
+    let (deadline, pause) = (Duration::from_secs(20), Duration::from_millis(50));
+    wait::until("running VMs", deadline, pause, async || {
+        let vms = provider.client().get("/vms").await?.expect(200)?;
+        let vms = vms.as_array().context("no list")?.clone();
+        ensure!(vms.len() == room, "{vms:?}");
+        Ok(vms.iter().all(|vm| vm["status"] == "running").then_some(()))
+    })
+    .await?;
+    assert_eq!(provider.paper_machines().ids()?.len(), room);
+    let taken = provider.ssh_ports().filter(|port| !ports::can_be_bound(*port)).count();
+    assert_eq!(taken, room);
+    Ok(())
+}
