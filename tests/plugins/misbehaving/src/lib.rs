@@ -66,8 +66,8 @@ impl VmBackend for Misbehaving {
     }
 
     fn create(spec: Spec) -> Result<Instance> {
-        deed(&spec.hostname)?;
-        Ok(well(spec.id))
+        let detail = deed(&spec.hostname)?;
+        Ok(Instance { detail, ..well(spec.id) })
     }
 
     fn start(id: String) -> Result<Instance> {
@@ -148,6 +148,11 @@ fn deed(name: &str) -> Result<Option<String>> {
         "long-detail" => return Ok(Some("a".repeat(MIB))),
         "forged-detail" => return Ok(Some("fine\n2030-01-01 ERROR lost".into())),
         "long-error" => return Err(Error::Internal("wrong ".repeat(MIB))),
+        // As names of VMs, which have no slashes.
+        "host" => return fetch("http://192.0.2.1/", Vec::new()),
+        "redirect" => return fetch(&setting("url"), Vec::new()),
+        "socket" => return deed("connect /run/ungranted.sock"),
+        "file" => return deed("import /etc/passwd"),
         "program" => return Command::new("sh").run().map(|_| None),
         "other-program" => return Command::new("../../bin/sh").run().map(|_| None),
         "program-with-long-name" => return Command::new("a".repeat(MIB)).run().map(|_| None),
