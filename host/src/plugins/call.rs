@@ -14,7 +14,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::Error,
-    imports::{self, Services, http::Downloads, log::PluginLog, progress::ReportBudget},
+    imports::{self, Services, fetched::Fetched, log::PluginLog, progress::ReportBudget},
     limits,
     manifest::{Grants, Refused},
     schema::Secrets,
@@ -28,7 +28,7 @@ pub(super) struct PluginContext {
     /// Valid JSON, an object.
     pub settings: String,
     pub directory: Arc<PluginDirectory>,
-    pub downloads: Arc<Downloads>,
+    pub fetched: Arc<Fetched>,
     pub log: PluginLog,
     pub memory: MemoryShare,
     pub services: Arc<Services>,

@@ -26,7 +26,8 @@ use super::{
     failure::Failure,
     harness::MemoryState,
     imports::{
-        Ethereum, Machine, Services, StateStore, ethereum::NoEthereum, http, log::PluginLog,
+        Ethereum, Machine, Services, StateStore, ethereum::NoEthereum, fetched::Fetched, http,
+        log::PluginLog,
     },
     kind::Kind,
     limits,
@@ -90,7 +91,7 @@ enum Workplace<'a> {
 #[derive(Clone)]
 struct Shared {
     directory: Arc<PluginDirectory>,
-    downloads: Arc<http::Downloads>,
+    fetched: Arc<Fetched>,
 }
 
 /// Plugins cannot be loaded at all.
@@ -444,7 +445,7 @@ impl Catalog {
             grants,
             settings: settings.to_string(),
             directory: shared.directory,
-            downloads: shared.downloads,
+            fetched: shared.fetched,
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services: Arc::clone(&self.services),
@@ -574,7 +575,7 @@ async fn open_directory(name: &str, directory: PathBuf) -> Result<Shared, Plugin
         .await
         .map_err(|source| PluginError::BrokenOff { name: name.to_owned(), source })?
         .map_err(|source| PluginError::Directory { name: name.to_owned(), directory, source })?;
-    Ok(Shared { directory: Arc::new(opened), downloads: Arc::default() })
+    Ok(Shared { directory: Arc::new(opened), fetched: Arc::default() })
 }
 
 /// A component that somebody wants to install.

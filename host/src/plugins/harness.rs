@@ -423,7 +423,7 @@ impl Harness {
             grants,
             settings,
             directory: Arc::new(directory),
-            downloads: Arc::default(),
+            fetched: Arc::default(),
             log: PluginLog::default(),
             memory: MemoryShare::default(),
             services,

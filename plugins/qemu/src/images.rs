@@ -1,7 +1,8 @@
 //! Fetching images: once each, checked, and shared by all machines that boot from them.
 //!
 //! `images/<digest>` holds the bytes with that digest and is never changed; machines write to a disk of their own above it.
-//! Downloads go on where they stopped, and a file gets its name only when its digest is right: the provider sees to both.
+//! Downloads go on where they stopped, a file gets its name only when its digest is right, and one that was damaged later is
+//! fetched again: the provider sees to all three.
 //! `machine.rs` calls this while it makes a machine.
 
 use core::time::Duration;
@@ -36,13 +37,32 @@ pub fn fetch(image: &Image) -> Result<Boot> {
     Ok(Boot { image: disk, direct, account: image.account.clone() })
 }
 
+/// Makes sure that what a machine boots from is as it was fetched, if the catalog still has it.
+pub fn mend(image: &Image, boot: &Boot) -> Result<()> {
+    if path_of(&image.disk) == boot.image {
+        fetch_blob(&image.disk, "fetching the image again")?;
+    }
+    if let (Some(now), Some(then)) = (&image.direct_boot, &boot.direct) {
+        for (blob, path) in [(&now.kernel, &then.kernel), (&now.initrd, &then.initrd)] {
+            if path_of(blob) == *path {
+                fetch_blob(blob, "fetching the kernel again")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn path_of(blob: &Blob) -> String {
+    format!("images/{}", blob.digest.hex())
+}
+
 /// Answers the path in the plugin's directory.
 fn fetch_blob(blob: &Blob, stage: &str) -> Result<String> {
-    let path = format!("images/{}", blob.digest.hex());
-    if files::exists(&path)? {
-        return Ok(path);
+    let path = path_of(blob);
+    if !files::exists(&path)? {
+        progress::stage(stage);
     }
-    progress::stage(stage);
+    // Of one that is there the provider makes sure that it is still what was fetched.
     match (&blob.source, &blob.digest) {
         (Source::Url(url), digest) => {
             let checksum = match digest {

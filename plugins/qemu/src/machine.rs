@@ -189,11 +189,17 @@ pub fn create(spec: SpecRecord, settings: &Settings) -> Result<Instance> {
 /// Starts a machine that does not run.
 pub fn start(paths: &Paths, settings: &Settings) -> Result<Instance> {
     let mut record = existing(paths)?;
-    if record.boot.is_none() {
+    let Some(boot) = &record.boot else {
         return Err(Error::FailedPrecondition(format!(
             "the machine {} was never finished: create it again, or delete it",
             paths.id()
         )));
+    };
+    if live(paths)?.is_none()
+        && let Ok(catalog) = catalog(settings)
+        && let Ok(image) = catalog.find(&record.spec.image)
+    {
+        images::mend(image, boot)?;
     }
     ensure_started(paths, &mut record, settings)?;
     inspect(paths, &Processes::now()?)

@@ -1,8 +1,10 @@
 //! What several tests look at.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    fs, io,
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -34,6 +36,49 @@ impl Steps {
 
     pub fn next(&self, what: &str) {
         eprintln!("[{:6.1} s] {what}", self.0.elapsed().as_secs_f32());
+    }
+}
+
+/// What the QEMU plugin has fetched to boot machines from, with the contents.
+pub struct StoredImages(BTreeMap<PathBuf, Vec<u8>>);
+
+impl StoredImages {
+    pub fn of(provider: &Provider) -> Result<Self> {
+        let directory = provider.data_dir().join("vms/qemu/images");
+        let mut stored = BTreeMap::new();
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let contents = fs::read(&path)?;
+            stored.insert(path, contents);
+        }
+        ensure!(!stored.is_empty(), "nothing is stored in {}", directory.display());
+        Ok(Self(stored))
+    }
+
+    /// Puts files in their place that differ from them in one way each: a byte, or their end. What has a file open keeps it.
+    pub fn damage(self) -> Result<Self> {
+        for (index, (path, contents)) in self.0.iter().enumerate() {
+            let mut damaged = contents.clone();
+            match index % 2 {
+                0 => damaged[contents.len() / 2] ^= 1,
+                _ => damaged.truncate(contents.len() / 2),
+            }
+            let beside = path.with_extension("damaged");
+            fs::write(&beside, damaged)?;
+            fs::rename(beside, path)?;
+        }
+        Ok(self)
+    }
+
+    /// Sees to it that every file is as it was, and that the operator was told.
+    pub fn assert_mended(&self, provider: &Provider) -> Result<()> {
+        let log = provider.log()?;
+        for (path, contents) in &self.0 {
+            ensure!(fs::read(path)? == *contents, "{} is not as it was", path.display());
+            let told = format!("{} is not what was fetched any more", path.display());
+            ensure!(log.contains(&told), "nobody was told: {told}");
+        }
+        Ok(())
     }
 }
 

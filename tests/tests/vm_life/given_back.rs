@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use golem_provider_tests::{Client, Image, Provider, Setup, wait};
 use serde_json::{Value, json};
 
-use crate::checks::{Steps, assert_no_trace, assert_nothing_held, assert_shape, machine, text, vm};
+use crate::checks::{
+    Steps, StoredImages, assert_no_trace, assert_nothing_held, assert_shape, machine, text, vm,
+};
 
 /// An image whose bytes are not those that its digest names.
 const DAMAGED: &str = "damaged";
@@ -47,6 +49,33 @@ async fn a_create_that_fails_says_why_and_gives_everything_back() -> Result<()> 
     }
     steps.next("nothing is left");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_damaged_after_it_was_fetched_is_fetched_again_for_the_next_create()
+-> Result<()> {
+    let _turn = machine().await;
+    let steps = Steps::begin();
+    let provider = Setup::new()?.with_images(&[Image::for_tests()?])?.start().await?;
+    let client = provider.client();
+    let made = async || {
+        client.post("/vms?async=true", &json!({ "name": "my-vm" })).await?.expect(202)?;
+        let (deadline, pause) = (Duration::from_secs(120), Duration::from_millis(200));
+        wait::until("a machine", deadline, pause, async || {
+            let vm = client.get("/vms/my-vm").await?.expect(200)?;
+            ensure!(vm["status"] != "error", "{vm}");
+            Ok((!provider.machines().is_empty()).then_some(()))
+        })
+        .await?;
+        delete_soon(client).await
+    };
+    steps.next("creating");
+    made().await?;
+    let damaged = StoredImages::of(&provider)?.damage()?;
+    steps.next("creating from what was damaged");
+    made().await?;
+    damaged.assert_mended(&provider)?;
+    assert_nothing_held(&provider).await
 }
 
 /// The VM, once it is given up and holds nothing any more.

@@ -7,15 +7,17 @@ use std::{
 };
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
-use sha2::{Digest, Sha256};
 
-use super::{blocking, io_error};
+use super::{blocking, fetched, io_error};
 use crate::{
     faults::{self, FaultPoint},
     plugins::{
         bindings::{
             Error,
-            golem::provider::files::{FileInfo, Host},
+            golem::provider::{
+                files::{FileInfo, Host},
+                http::Checksum,
+            },
         },
         call::CallState,
         limits::{DIRECTORY_DEPTH, DIRECTORY_ENTRIES, DISK_RESERVE_BYTES, FILE_READ_BYTES},
@@ -257,8 +259,14 @@ impl Host for CallState {
         sha256: String,
     ) -> Result<(), Error> {
         let plugin = Arc::clone(&self.plugin);
+        let checksum = Checksum::Sha256(sha256);
+        let path = relative(&path)?.to_owned();
+        let lock = plugin.fetched.lock_of(&path);
+        let _one_at_a_time = lock.lock().await;
+        if fetched::is_there(&plugin, &path, &checksum, self.progress.clone()).await? {
+            return Ok(());
+        }
         blocking(move || {
-            let path = relative(&path)?;
             let source_path = Path::new(&host_path);
             if !source_path.is_absolute() {
                 return Err(Error::InvalidArgument(format!("{host_path} is not an absolute path")));
@@ -278,28 +286,31 @@ impl Host for CallState {
                 return Err(Error::InvalidArgument(format!("{host_path} is not a regular file")));
             }
             ensure_room(&plugin.directory.handle, metadata.len()).map_err(failed)?;
-            let mut digest = String::new();
-            replace(&plugin.directory.handle, path, |file| {
+            let mut found = None;
+            replace(&plugin.directory.handle, &path, |file| {
                 let mut copy = file.try_clone()?.into_std();
                 clone_or_copy(&source, &mut copy)?;
                 // Of the copy, not of the source, which may change at any time.
                 copy.seek(SeekFrom::Start(0))?;
-                digest = sha256_of(&mut copy)?;
-                if digest.eq_ignore_ascii_case(&sha256) {
+                let is = found.insert(fetched::checksum_of(&checksum, &mut copy)?);
+                if fetched::same(is, &checksum) {
                     Ok(())
                 } else {
                     Err(std::io::Error::other(format!(
-                        "its SHA-256 is {digest}, expected is {sha256}"
+                        "its SHA-256 is {}, expected is {}",
+                        fetched::hex_of(is),
+                        fetched::hex_of(&checksum)
                     )))
                 }
             })
-            .map_err(|error| {
-                let wrong_digest = !digest.is_empty() && !digest.eq_ignore_ascii_case(&sha256);
-                match wrong_digest {
-                    true => Error::Internal(format!("cannot import {host_path}: {error}")),
-                    false => failed(error),
+            .map_err(|error| match &found {
+                Some(found) if !fetched::same(found, &checksum) => {
+                    Error::Internal(format!("cannot import {host_path}: {error}"))
                 }
-            })
+                _ => failed(error),
+            })?;
+            plugin.fetched.remember(&plugin.directory.handle, &path, checksum);
+            Ok(())
         })
         .await
     }
@@ -364,21 +375,6 @@ fn clone_or_copy(source: &std::fs::File, copy: &mut std::fs::File) -> std::io::R
         return Ok(());
     }
     std::io::copy(&mut &*source, copy).map(drop)
-}
-
-pub(super) fn sha256_of(file: &mut impl Read) -> std::io::Result<String> {
-    digest_of::<Sha256>(file)
-}
-
-pub(super) fn digest_of<D: Digest>(file: &mut impl Read) -> std::io::Result<String> {
-    let mut hash = D::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            length => hash.update(&buffer[..length]),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,10 @@
 //! server grants it by its address.
 
 use std::{
-    collections::HashMap,
     io::Seek,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,17 +18,12 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE},
 };
-use sha2::{Sha256, Sha512};
-use tokio::{
-    io::AsyncWriteExt,
-    sync::{Mutex as AsyncMutex, OnceCell},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, sync::OnceCell, time::timeout};
 use url::Url;
 
 use super::{
-    blocking,
-    files::{digest_of, ensure_room, relative},
+    blocking, fetched,
+    files::{ensure_room, relative},
     io_error,
 };
 use crate::plugins::{
@@ -127,18 +121,6 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// One lock per file that is being downloaded, so that two calls do not write the same one.
-#[derive(Default)]
-pub struct Downloads(Mutex<HashMap<PathBuf, Arc<AsyncMutex<()>>>>);
-
-impl Downloads {
-    fn lock_of(&self, path: &Path) -> Arc<AsyncMutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        Arc::clone(locks.entry(path.to_owned()).or_default())
-    }
-}
-
 impl Host for CallState {
     async fn send(&mut self, request: Request) -> Result<Answer, Error> {
         if let Some(script) =
@@ -164,15 +146,22 @@ impl Host for CallState {
         checksum: Checksum,
     ) -> Result<(), Error> {
         let download = Download::new(self.plugin.clone(), &url, path, checksum)?;
+        let lock = self.plugin.fetched.lock_of(&download.path);
+        let _one_at_a_time = lock.lock().await;
+        let progress = self.progress.clone();
+        // An earlier call, or the one waited for, may have fetched it.
+        if fetched::is_there(&download.plugin, &download.path, &download.checksum, progress.clone())
+            .await?
+        {
+            return Ok(());
+        }
         if let Some(script) =
             self.plugin.services.script.as_ref().filter(|script| script.plays_http())
         {
             self.plugin.grants.http(&download.url)?;
             return download.take(script.body(&url).await?).await;
         }
-        let lock = self.plugin.downloads.lock_of(&download.path);
-        let _one_at_a_time = lock.lock().await;
-        download.run(self.progress.clone()).await
+        download.run(progress).await
     }
 }
 
@@ -278,7 +267,7 @@ impl Download {
         path: String,
         checksum: Checksum,
     ) -> Result<Self, Error> {
-        let (Checksum::Sha256(hex) | Checksum::Sha512(hex)) = &checksum;
+        let hex = fetched::hex_of(&checksum);
         let length = if matches!(checksum, Checksum::Sha256(_)) { 64 } else { 128 };
         if hex.len() != length || !hex.bytes().all(|c| c.is_ascii_hexdigit()) {
             return Err(Error::InvalidArgument(format!(
@@ -296,10 +285,6 @@ impl Download {
     }
 
     async fn run(&self, progress: Option<ProgressSink>) -> Result<(), Error> {
-        // An earlier call, or the one waited for, may have fetched it.
-        if self.exists(self.path.clone()).await? {
-            return Ok(());
-        }
         let mut file = self.open_partial().await?;
         let mut have = file.metadata().await.map_err(|error| self.failed(&error))?.len();
         let mut headers = HeaderMap::new();
@@ -368,11 +353,6 @@ impl Download {
         self.finish(file, None).await
     }
 
-    async fn exists(&self, path: PathBuf) -> Result<bool, Error> {
-        let directory = Arc::clone(&self.plugin.directory.handle);
-        blocking(move || Ok(directory.exists(path))).await
-    }
-
     async fn open_partial(&self) -> Result<tokio::fs::File, Error> {
         use cap_std::fs::OpenOptionsExt;
         let (directory, partial) =
@@ -396,31 +376,30 @@ impl Download {
         mut file: tokio::fs::File,
         progress: Option<ProgressSink>,
     ) -> Result<(), Error> {
-        if let Some(progress) = progress {
-            progress(Progress { stage: "checking image".into(), percent: None });
-        }
+        fetched::report_reading(progress.as_ref());
         file.flush().await.map_err(|error| self.failed(&error))?;
         let mut file = file.into_std().await;
-        let directory = Arc::clone(&self.plugin.directory.handle);
+        let plugin = Arc::clone(&self.plugin);
         let (path, partial, url) = (self.path.clone(), self.partial.clone(), self.url.clone());
         let checksum = self.checksum.clone();
         blocking(move || {
             let failed = |error: std::io::Error| io_error("write", &partial, &error);
             file.sync_all().map_err(failed)?;
             file.rewind().map_err(failed)?;
-            let (found, expected) = match &checksum {
-                Checksum::Sha256(hex) => (digest_of::<Sha256>(&mut file), hex),
-                Checksum::Sha512(hex) => (digest_of::<Sha512>(&mut file), hex),
-            };
-            let found = found.map_err(failed)?;
-            if !found.eq_ignore_ascii_case(expected) {
+            let directory = &plugin.directory.handle;
+            let found = fetched::checksum_of(&checksum, &mut file).map_err(failed)?;
+            if !fetched::same(&found, &checksum) {
                 // Going on from here would never come to another end.
                 directory.remove_file(&partial).map_err(failed)?;
                 return Err(Error::Internal(format!(
-                    "{url} is not what was expected: its checksum is {found}, the catalog says {expected}"
+                    "{url} is not what was expected: its checksum is {}, the catalog says {}",
+                    fetched::hex_of(&found),
+                    fetched::hex_of(&checksum)
                 )));
             }
-            directory.rename(&partial, &directory, &path).map_err(failed)
+            directory.rename(&partial, directory, &path).map_err(failed)?;
+            plugin.fetched.remember(directory, &path, checksum);
+            Ok(())
         })
         .await
     }

@@ -9,6 +9,7 @@ use crate::faults::{self, FaultPoint};
 pub(super) mod clock;
 pub mod ethereum;
 mod evm;
+pub(super) mod fetched;
 pub(super) mod files;
 pub(super) mod host;
 pub(super) mod http;
