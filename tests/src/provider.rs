@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::{
-    Client, DEFAULT_IMAGE, Image, Paper, binary, images,
+    Client, Clock, DEFAULT_IMAGE, Image, Paper, binary, images,
     mounts::Mount,
     multipass::{self, Multipass},
     paper,
@@ -45,6 +45,7 @@ pub struct Setup {
     programs: Option<PathBuf>,
     /// How many descriptors the provider may open, at first and at most, where that is not what this process may.
     descriptors: Option<(u64, u64)>,
+    clock: Option<Clock>,
 }
 
 /// What a provider said that ended by itself.
@@ -93,6 +94,7 @@ impl Setup {
             command: vec!["dev".to_owned()],
             programs: None,
             descriptors: None,
+            clock: None,
             ports: ports.clone(),
         };
         let data_dir = setup.data_dir();
@@ -210,6 +212,15 @@ impl Setup {
     pub fn with_descriptors(mut self, soft: u64, hard: u64) -> Setup {
         self.descriptors = Some((soft, hard));
         self
+    }
+
+    /// It goes by a clock of its own.
+    ///
+    /// # Errors
+    /// When there can be none.
+    pub fn with_clock(mut self) -> Result<Setup> {
+        self.clock = Some(Clock::new(self.directory.path())?);
+        Ok(self)
     }
 
     /// Other arguments than `dev`.
@@ -347,6 +358,9 @@ impl Setup {
             .env("HOME", self.directory.path())
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        if let Some(clock) = &self.clock {
+            command.envs(clock.environment());
+        }
         if let Some(programs) = &self.programs {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let path = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
@@ -442,6 +456,14 @@ impl Provider {
     /// Its QEMU processes.
     pub fn machines(&self) -> Vec<processes::Process> {
         processes::machines_in(self.setup.directory.path())
+    }
+
+    /// The clock that was set up for it.
+    ///
+    /// # Errors
+    /// When it goes by the machine's.
+    pub fn clock(&self) -> Result<&Clock> {
+        self.setup.clock.as_ref().context("this provider has no clock of its own")
     }
 
     /// Lets machines on paper behave otherwise from the next start on.
@@ -655,6 +677,9 @@ impl Drop for Provider {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
+            if self.setup.clock.is_some() {
+                Clock::clear_up_after(process.id());
+            }
         }
         processes::end_machines_in(self.setup.directory.path());
     }

@@ -9,10 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use golem_provider_tests::{
-    Client, Paper, Provider, Setup, StandIn,
+    Client, Paper, Provider, Setup, StandIn, clock,
     mounts::{self, Mount},
     wait,
 };
+use jiff::SignedDuration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -226,4 +227,42 @@ async fn a_clock_that_was_set_back_loses_no_vm_and_mixes_none_up() -> Result<()>
     let again = ground.create("third").await?;
     ensure!(again["id"] != third["id"], "{again}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_while_the_provider_runs_disturbs_nothing() -> Result<()> {
+    if !clock::can_be_set() {
+        return Ok(());
+    }
+    let mut ground = Ground::with_a_vm(Setup::new()?.with_clock()?).await?;
+    let clock = ground.provider.clock()?.clone();
+    let mut made = vec![ground.create("again").await?];
+    for days in [-400, 400, 0] {
+        clock.set_off_by(SignedDuration::from_hours(24 * days))?;
+        let before = ground.client.get("/vms/kept").await?.expect(200)?;
+        ground.assert_nothing_is_lost().await?;
+        let after = ground.client.get("/vms/kept").await?.expect(200)?;
+        ensure!(after["created_at"] == before["created_at"], "{before} {after}");
+        ensure!(after["updated_at"].as_str() >= before["updated_at"].as_str(), "{before} {after}");
+
+        ground.client.delete("/vms/again").await?.expect(200)?;
+        let accepted =
+            ground.client.post("/vms?async=true", &request("again")).await?.expect(202)?;
+        let job = format!("/vms/jobs/{}", accepted["job_id"].as_str().context("no job")?);
+        let (deadline, pause) = (Duration::from_secs(20), Duration::from_millis(50));
+        wait::until("the job's end", deadline, pause, async || {
+            let job = ground.client.get(&job).await?.expect(200)?;
+            Ok((job["status"] == "ready").then_some(()))
+        })
+        .await?;
+        let vm = ground.client.get("/vms/again").await?.expect(200)?;
+        ensure!(made.iter().all(|earlier| earlier["id"] != vm["id"]), "{vm} {made:?}");
+        let year = vm["created_at"].as_str().and_then(|time| time.get(..4)).context("no time")?;
+        let seen = (jiff::Timestamp::now() + SignedDuration::from_hours(24 * days)).to_string();
+        ensure!(seen.starts_with(year), "made in {year}, by a clock that says {seen}");
+        made.push(vm);
+        ground.provider.terminate().await?;
+        ground.provider.start_again().await?;
+    }
+    ground.assert_nothing_is_lost().await
 }

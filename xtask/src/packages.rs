@@ -94,6 +94,14 @@ pub const IMAGE_BUILDER: &[Need] = &[
 pub const TEST: &[Need] = &[
     program("valgrind", "valgrind", "count instructions"),
     program("ip", "iproute2", "give tests networks of their own"),
+    Need {
+        evidence: Evidence::File(&[
+            "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+            "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+        ]),
+        package: "libfaketime",
+        purpose: "set the clock of a provider in a test",
+    },
 ];
 
 /// What the benchmarks use beyond what the provider uses.
