@@ -27,6 +27,8 @@ pub struct Paper {
     /// Between two steps of a call, so that a provider can be ended between any two.
     pub step: Duration,
     pub parallel_boots: u32,
+    /// The promise that they do not keep, as the plugin calls it.
+    pub fault: Option<&'static str>,
 }
 
 impl Paper {
@@ -38,13 +40,15 @@ impl Paper {
             shutdown: Duration::ZERO,
             step: Duration::ZERO,
             parallel_boots: 64,
+            fault: None,
         }
     }
 
     /// The text of the plugin's configuration file.
     pub(crate) fn configuration(&self) -> String {
+        let fault = self.fault.map(|fault| format!("fault = \"{fault}\"\n")).unwrap_or_default();
         format!(
-            "[settings]\nssh = \"{}\"\nboot-ms = {}\nshutdown-ms = {}\nstep-ms = {}\nparallel-boots = {}\n",
+            "[settings]\nssh = \"{}\"\nboot-ms = {}\nshutdown-ms = {}\nstep-ms = {}\nparallel-boots = {}\n{fault}",
             self.ssh,
             self.boot.as_millis(),
             self.shutdown.as_millis(),

@@ -139,11 +139,16 @@ async fn a_server_that_lost_its_database_and_a_stranger_who_wrote_over_the_entry
 async fn a_discovery_server_that_is_down_holds_nothing_up_and_is_found_when_it_is_back()
 -> Result<()> {
     let ssh = StandIn::start().await?;
-    let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = silent.local_addr()?.port();
     let url = format!("http://127.0.0.1:{port}");
     let provider = setup(&url, &Paper::with_ssh_at(ssh.address())).await?.start().await?;
+    silent.accept()?;
     let vm = json!({ "name": "web", "cpu_cores": 1, "memory_gb": 1, "storage_gb": 10 });
     provider.client().post("/vms", &vm).await?.expect(201)?;
+    ensure!(advertiser(&provider).await?["state"] != "listed");
+    drop(silent);
     let failing = wait::until("the status says so", SOON, PAUSE, async || {
         let report = advertiser(&provider).await?;
         Ok((report["state"] == "failing").then_some(report))

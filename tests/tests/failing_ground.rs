@@ -138,6 +138,7 @@ async fn a_data_directory_that_became_read_only_ends_the_start_and_loses_no_vm()
     ensure!(ended.status.code() == Some(1), "{:?}", ended.status);
     ensure!(ended.stderr.contains(&*data_dir.to_string_lossy()), "{}", ended.stderr);
     ensure!(ended.stderr.to_lowercase().contains("read-only"), "{}", ended.stderr);
+    ensure!(ended.stderr.contains("check that it exists, is writable"), "{}", ended.stderr);
     mounts::set_read_only(&data_dir, false)?;
     ground.provider.start_again().await?;
     ground.assert_nothing_is_lost().await?;

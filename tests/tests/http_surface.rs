@@ -10,10 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use golem_provider_tests::{Provider, Setup, processes::Process, schemathesis, wait};
+use golem_provider_tests::{
+    Paper, Provider, Setup, StandIn, processes::Process, schemathesis, wait,
+};
 use reqwest::Method;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -438,8 +440,12 @@ async fn only_a_trusted_proxy_can_say_who_its_client_is() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_does_what_its_document_says() -> Result<()> {
-    // No machine is made: what is valid is refused for want of room.
-    let setup = Setup::new()?.with("RATE_LIMIT_PER_MINUTE", 0).with("MAX_VMS", 0);
+    // Some of what is valid makes machines, until there is no room for more.
+    let ssh = StandIn::start().await?;
+    let setup = Setup::new()?.with("RATE_LIMIT_PER_MINUTE", 0);
+    let setup = setup.with_paper_backend(&Paper::with_ssh_at(ssh.address()))?;
     let provider = setup.start().await?;
+    let vm = json!({ "name": "my-vm", "cpu_cores": 1, "memory_gb": 1, "storage_gb": 10 });
+    provider.client().post("/vms", &vm).await?.expect(201)?;
     schemathesis::check(provider.api_port(), Duration::from_secs(25)).await
 }

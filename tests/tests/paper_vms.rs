@@ -113,19 +113,54 @@ async fn a_create_that_is_cut_off_while_the_machine_boots_is_finished_by_the_nex
     let ssh = StandIn::start().await?;
     let boot = Duration::from_millis(1500);
     let mut provider = provider(&Paper { boot, ..Paper::with_ssh_at(ssh.address()) }).await?;
-    provider.client().post("/vms?async=true", &body("my-vm")).await?.expect(202)?;
-    let machines = provider.paper_machines();
-    let (deadline, pause) = (Duration::from_secs(20), Duration::from_millis(20));
-    wait::until("the machine to be switched on", deadline, pause, async || {
-        Ok(machines.ids()?.into_iter().find(|id| machines.runs(id)))
-    })
-    .await?;
-    provider.kill()?;
+    for killed in [true, false] {
+        provider.client().post("/vms?async=true", &body("my-vm")).await?.expect(202)?;
+        let machines = provider.paper_machines();
+        let (deadline, pause) = (Duration::from_secs(20), Duration::from_millis(20));
+        wait::until("the machine to be switched on", deadline, pause, async || {
+            Ok(machines.ids()?.into_iter().find(|id| machines.runs(id)))
+        })
+        .await?;
+        if killed {
+            provider.kill()?;
+        } else {
+            ensure!(provider.terminate().await? == 0);
+        }
+        provider.start_again().await?;
+        wait::until("my-vm to run", deadline, pause, async || {
+            Ok((status(provider.client(), "my-vm").await? == "running").then_some(()))
+        })
+        .await?;
+        provider.client().delete("/vms/my-vm").await?.expect(200)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_its_backend_cannot_carry_out_is_told_and_finished_by_the_next_start()
+-> Result<()> {
+    let ssh = StandIn::start().await?;
+    let paper = Paper::with_ssh_at(ssh.address());
+    let mut provider = provider(&Paper { fault: Some("delete-fails"), ..paper.clone() }).await?;
+    let client = provider.client().clone();
+    let (id, _) = create(&client, "my-vm").await?;
+    let refusal = client.delete("/vms/my-vm").await?.refusal(502)?;
+    ensure!(refusal.contains("my-vm") && refusal.contains("the paper does not burn"), "{refusal}");
+    let vm = client.get("/vms/my-vm").await?.expect(200)?;
+    ensure!(vm["id"] == id && vm["phase"] == "deleting", "{vm}");
+    ensure!(vm["error_message"].as_str().is_some_and(|text| text.contains("not burn")), "{vm}");
+    client.post("/vms", &body("my-vm")).await?.refusal(409)?;
+
+    provider.set_paper(&paper)?;
+    provider.terminate().await?;
+    // What was asked for once is done as soon as it can be.
     provider.start_again().await?;
-    wait::until("my-vm to run", deadline, pause, async || {
-        Ok((status(provider.client(), "my-vm").await? == "running").then_some(()))
+    let (deadline, pause) = (Duration::from_secs(20), Duration::from_millis(50));
+    wait::until("the delete to be finished", deadline, pause, async || {
+        Ok((client.get("/vms/my-vm").await?.status == 404).then_some(()))
     })
     .await?;
+    ensure!(provider.paper_machines().ids()?.is_empty());
     Ok(())
 }
 

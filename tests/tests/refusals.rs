@@ -104,6 +104,10 @@ async fn what_is_no_request_at_all_is_refused_in_the_form_that_clients_read() ->
     post(&too_long).await?.refusal(413)?;
     client.send(Method::PUT, "/api/v1/vms", None).await?.refusal(405)?;
     client.get("/no-such-thing").await?.refusal(404)?;
+    // Nobody ends the provider from outside.
+    for path in ["/api/v1/admin/shutdown", "/admin/shutdown"] {
+        client.send(Method::POST, path, None).await?.refusal(404)?;
+    }
     assert_nothing_is_there(&provider).await
 }
 

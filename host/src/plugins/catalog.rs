@@ -371,12 +371,14 @@ impl Catalog {
         configuration: Configuration,
         introduced: Introduced,
     ) -> Result<About, PluginError> {
-        let directory = self.config.cache_dir.join(format!("examined-{}", uuid::Uuid::new_v4()));
-        let passing = Workplace::Passing(&directory);
-        let examined = self.link(name, passing, source, configuration, introduced).await;
-        // Nothing should be in it, and nobody else knows its name.
-        let _ = tokio::fs::remove_dir_all(&directory).await;
-        Ok(examined?.1)
+        let passing = passing_directory(self.config.cache_dir.clone()).await;
+        let directory = passing.map_err(|error| PluginError::Directory {
+            name: name.map_or_else(|| stem(&source.origin), str::to_owned),
+            directory: self.config.cache_dir.clone(),
+            source: error,
+        })?;
+        let passing = Workplace::Passing(directory.path());
+        Ok(self.link(name, passing, source, configuration, introduced).await?.1)
     }
 
     /// Compiles, links and introduces.
@@ -567,6 +569,15 @@ fn agree(origin: &str, stated: &Description, found: &Description) -> Result<(), 
             found: found.clone(),
         }),
     }
+}
+
+/// An empty one, which is gone with the value: also when what needs it is broken off.
+async fn passing_directory(parent: PathBuf) -> std::io::Result<tempfile::TempDir> {
+    let made = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&parent)?;
+        tempfile::Builder::new().prefix("examined-").tempdir_in(parent)
+    });
+    made.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
 async fn open_directory(name: &str, directory: PathBuf) -> Result<Shared, PluginError> {

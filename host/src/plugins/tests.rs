@@ -730,24 +730,40 @@ async fn what_is_no_component_is_refused_with_its_place() {
 
 #[tokio::test]
 async fn a_component_for_a_newer_contract_is_refused_with_both_versions() {
-    let bench = bench();
-    let ours = b"golem:provider/vms@0.1.0";
-    let newer = b"golem:provider/vms@9.1.0";
-    let mut bytes = misbehaving_wasm();
-    let mut changed = 0;
-    for at in 0..bytes.len() - ours.len() {
-        if bytes[at..].starts_with(ours) {
-            bytes[at..at + ours.len()].copy_from_slice(newer);
-            changed += 1;
-        }
-    }
-    assert!(changed > 0);
-    std::fs::write(bench.directory.path().join("plugins/newer.wasm"), bytes).unwrap();
-    let error = bench.catalog.load_named("newer").await.err().unwrap().to_string();
+    let newer = with_other_names("golem:provider/vms@0.1.0", "golem:provider/vms@9.1.0");
+    let error = bench().load_error("newer", &newer).await;
     assert!(
         error.contains("golem:provider@9.1.0") && error.contains("golem:provider@0.1.0"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_component_that_lacks_a_function_of_its_world_is_refused_with_the_function() {
+    let lacking = with_other_names("await-ready", "await-reads");
+    let error = bench().load_error("lacking", &lacking).await;
+    for told in [
+        "the plugin lacking from ",
+        "does not fit the world `vm-backend` of golem:provider@0.1.0",
+        "await-ready",
+        "install a version of it that was made for this provider",
+    ] {
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+/// The misbehaving plugin, as if it had been made where something has another name, of the same length.
+fn with_other_names(ours: &str, other: &str) -> Vec<u8> {
+    assert_eq!(ours.len(), other.len());
+    let mut bytes = misbehaving_wasm();
+    let places: Vec<usize> = (0..bytes.len() - ours.len())
+        .filter(|at| bytes[*at..].starts_with(ours.as_bytes()))
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at..at + ours.len()].copy_from_slice(other.as_bytes());
+    }
+    bytes
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::checks::machine;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_boots_a_machine_logs_in_and_leaves_nothing_behind() -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let setup = Setup::new()?.with_images(&[Image::for_tests()?])?;
     let output = setup.program(&["doctor", "--boot", "--offline", "--json"])?.output().await?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -14,16 +14,21 @@ use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    sync::{Mutex, MutexGuard},
+    sync::{Semaphore, SemaphorePermit},
 };
 
 /// How long a boot may take with another one beside it.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The right to boot, held for a whole test.
-pub async fn machine() -> MutexGuard<'static, ()> {
-    static MACHINE: Mutex<()> = Mutex::const_new(());
-    MACHINE.lock().await
+/// The right to boot one machine at a time, held for a whole test. Another test may have one beside it.
+pub async fn machine() -> Result<SemaphorePermit<'static>> {
+    machines(1).await
+}
+
+/// The right to boot so many at a time, which are two at most.
+pub async fn machines(count: u32) -> Result<SemaphorePermit<'static>> {
+    static MACHINES: Semaphore = Semaphore::const_new(2);
+    Ok(MACHINES.acquire_many(count).await?)
 }
 
 /// Says in the test's output how far it has come and when.

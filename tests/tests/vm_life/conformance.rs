@@ -12,7 +12,7 @@ const DEADLINE: Duration = BOOT_DEADLINE.saturating_mul(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_qemu_backend_keeps_what_the_contract_promises() -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let arguments = ["--json", "--grant-all", "--image", DEFAULT_IMAGE];
     let setup = Setup::new()?.with_images(&[Image::for_tests()?])?;
     let run = conformance(&setup, "qemu", &arguments, DEADLINE).await?;

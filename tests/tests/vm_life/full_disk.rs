@@ -23,7 +23,7 @@ async fn a_disk_that_gets_full_while_a_vm_is_made_fails_the_create_and_gives_eve
     if !mounts::are_allowed() {
         return Ok(());
     }
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let setup = Setup::new()?.with("RATE_LIMIT_PER_MINUTE", 0);
     let setup = setup.with_images(&[Image::for_tests()?])?;

@@ -15,7 +15,7 @@ const DAMAGED: &str = "damaged";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_that_fails_says_why_and_gives_everything_back() -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let image = Image::for_tests()?;
     let setup = Setup::new()?.with_images(&[image.with_wrong_digest(DAMAGED), image])?;
@@ -54,7 +54,7 @@ async fn a_create_that_fails_says_why_and_gives_everything_back() -> Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_was_damaged_after_it_was_fetched_is_fetched_again_for_the_next_create()
 -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let provider = Setup::new()?.with_images(&[Image::for_tests()?])?.start().await?;
     let client = provider.client();
@@ -99,7 +99,7 @@ fn ensure_digest_is_blamed(reason: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_ends_a_create_and_of_two_creates_of_one_name_one_is_refused() -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let setup = Setup::new()?.with("MAX_VMS", 1).with_images(&[Image::for_tests()?])?;
     let provider = setup.start().await?;

@@ -25,7 +25,7 @@ async fn provider() -> Result<Provider> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_that_is_killed_anywhere_leaves_nothing_that_a_delete_does_not_remove()
 -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let mut provider = provider().await?;
     let client = provider.client().clone();
@@ -54,7 +54,7 @@ async fn a_create_that_is_killed_anywhere_leaves_nothing_that_a_delete_does_not_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_that_is_killed_anywhere_is_finished_by_the_next_start() -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let mut provider = provider().await?;
     let client = provider.client().clone();
@@ -85,7 +85,7 @@ async fn a_delete_that_is_killed_anywhere_is_finished_by_the_next_start() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_and_starts_that_are_killed_are_finished_and_lose_nothing_on_the_disk() -> Result<()>
 {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let mut provider = provider().await?;
     let client = provider.client().clone();

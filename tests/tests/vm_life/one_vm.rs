@@ -12,7 +12,7 @@ use crate::checks::{
 #[tokio::test(flavor = "multi_thread")]
 async fn the_briefs_own_request_gives_a_root_shell_until_a_delete_that_leaves_nothing() -> Result<()>
 {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let provider = Setup::new()?.with_images(&[Image::for_tests()?])?.start().await?;
     let client = provider.client();

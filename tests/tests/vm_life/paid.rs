@@ -21,7 +21,7 @@ const HOUR: u64 = 3600;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_requestor_pays_for_a_machine_by_the_second_and_the_provider_gets_every_wei() -> Result<()>
 {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let market = Market::open().await?;
     let (chain, contract) = (&market.chain, &market.contract);

@@ -54,7 +54,7 @@ async fn until_offered(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_requestor_finds_the_provider_in_both_places_and_rents_a_machine_that_then_is_not_offered()
 -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machine().await?;
     let steps = Steps::begin();
     let server = DiscoveryServer::start().await?;
     let golem_base = GolemBase::start().await?;

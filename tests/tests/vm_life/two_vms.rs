@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::checks::{
-    Steps, StoredImages, assert_no_trace, assert_resets, held, machine, nothing, running, ssh_port,
-    text, vm,
+    Steps, StoredImages, assert_no_trace, assert_resets, held, machines, nothing, running,
+    ssh_port, text, vm,
 };
 
 /// A setting whose value may not turn up in a VM's process.
@@ -23,7 +23,7 @@ const CANARY: &str = "a-name-that-no-vm-is-told";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_vms_at_once_stay_apart_and_outlive_the_provider() -> Result<()> {
-    let _turn = machine().await;
+    let _turn = machines(2).await?;
     let steps = Steps::begin();
     let setup = Setup::new()?.with("NAME", CANARY).with_images(&[Image::for_tests()?])?;
     let mut provider = setup.start().await?;

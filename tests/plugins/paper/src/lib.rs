@@ -56,6 +56,8 @@ struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Fault {
+    /// A delete fails, and says so.
+    DeleteFails,
     /// What is called deleted is still there, under another name.
     DeleteLeavesFiles,
     /// A create calls itself finished before it is.
@@ -424,6 +426,9 @@ impl VmBackend for Paper {
     fn delete(id: String) -> Result<()> {
         let settings = Settings::load()?;
         let paths = Paths::of(&id)?;
+        if settings.has(Fault::DeleteFails) {
+            return Err(Error::Internal("the paper does not burn".to_owned()));
+        }
         if files::exists(&paths.directory())? {
             // In one step it is no longer a machine, and what an earlier call left in the way goes first.
             files::create_directory(TRASH)?;
